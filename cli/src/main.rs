@@ -1,0 +1,3 @@
+//! kubectl-portolan.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The CNI binary.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The cluster-wide reconcilers.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Portolan's Kubernetes kinds, and their conversion into core types.

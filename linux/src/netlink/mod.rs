@@ -1,0 +1,268 @@
+//! One synchronous netlink socket: several requests in one `sendmsg`, every acknowledgement read.
+//!
+//! The kernel works on a request within the sender's system call, so when `send` returns, the answers
+//! lie in the receive buffer; no event loop can make this quicker (docs/decisions/0002). The socket
+//! belongs to the network namespace of the thread that opened it, wherever it is used afterwards.
+
+mod ack;
+mod frames;
+
+use std::{io::IoSlice, os::fd::AsRawFd};
+
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr};
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{MsgFlags, recv, sendmsg, setsockopt, sockopt},
+        time::TimeVal,
+    },
+};
+
+pub(crate) use ack::Refusal;
+#[cfg(feature = "nft")]
+pub(crate) use frames::Frame;
+use frames::{Body, Frames};
+
+use crate::{Error, Result};
+
+pub(crate) const NLM_F_REQUEST: u16 = 0x01;
+pub(crate) const NLM_F_ACK: u16 = 0x04;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_REPLACE: u16 = 0x100;
+pub(crate) const NLM_F_EXCL: u16 = 0x200;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
+
+/// Requests in one `sendmsg`. Each acknowledgement occupies about 1 KiB of the receive buffer.
+const BATCH: usize = 256;
+/// The buffers we ask for (bytes); forced, since the system's limit is about 200 KiB.
+const BUFFER: usize = 8 << 20;
+/// The kernel builds answers of up to 32 KiB, or larger ones for a single large message.
+const RECEIVE: usize = 256 << 10;
+/// An interrupted dump is repeated this often before we wait for the next pass.
+const DUMP_TRIES: u32 = 16;
+
+/// One request and its words for the report.
+pub(crate) struct Request {
+    pub what: String,
+    /// Beside REQUEST and ACK.
+    pub flags: u16,
+    pub message: RouteNetlinkMessage,
+}
+
+/// A socket of one netlink protocol, used by one owner at a time.
+pub(crate) struct Connection {
+    socket: Socket,
+    sequence: u32,
+    received: Vec<u8>,
+}
+
+impl Connection {
+    /// Opens a socket in the calling thread's network namespace.
+    pub fn open(protocol: isize) -> Result<Self> {
+        let io = |source| Error::system("open a netlink socket", source);
+        let mut socket = Socket::new(protocol).map_err(io)?;
+        socket.bind_auto().map_err(io)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(io)?;
+        socket.set_cap_ack(true).map_err(io)?;
+        socket.set_ext_ack(true).map_err(io)?;
+        if protocol == netlink_sys::protocols::NETLINK_ROUTE {
+            // Dumps are then filtered in the kernel (our routes only, not a full BGP table).
+            socket.set_netlink_get_strict_chk(true).map_err(io)?;
+        }
+        let sys = |errno: Errno| Error::system("set the buffers of a netlink socket", errno);
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).map_err(sys)?;
+        setsockopt(&socket, sockopt::SndBufForce, &BUFFER).map_err(sys)?;
+        // Answers come within the request's own system call; this ends a wait that could never end.
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(10, 0)).map_err(sys)?;
+        Ok(Self { socket, sequence: 0, received: vec![0; RECEIVE] })
+    }
+
+    /// Sends all requests and reads all acknowledgements. Every request is tried, whatever becomes of
+    /// those before it. The answers are in the order of the requests.
+    pub fn batch(&mut self, requests: &[Request]) -> Result<Vec<Result<()>>> {
+        let mut outcomes = Vec::with_capacity(requests.len());
+        for part in requests.chunks(BATCH) {
+            self.batch_part(part, &mut outcomes)?;
+        }
+        Ok(outcomes)
+    }
+
+    /// One request, whose refusal is the error.
+    pub fn execute(&mut self, request: Request) -> Result<()> {
+        self.batch(&[request])?.pop().unwrap_or(Ok(()))
+    }
+
+    fn batch_part(&mut self, part: &[Request], outcomes: &mut Vec<Result<()>>) -> Result<()> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for request in part {
+            self.append(&mut bytes, request.flags | NLM_F_ACK, request.message.clone());
+        }
+        self.send(&[&bytes])?;
+        let mut answers: Vec<Option<Result<()>>> = part.iter().map(|_| None).collect();
+        let mut missing = part.len();
+        while missing > 0 {
+            for frame in self.receive(MsgFlags::empty())? {
+                let Body::Acknowledgement(answer) = frame.body() else { continue };
+                let position = frame.sequence.wrapping_sub(first) as usize;
+                let (Some(slot), Some(request)) = (answers.get_mut(position), part.get(position)) else {
+                    continue;
+                };
+                missing -= usize::from(slot.is_none());
+                *slot = Some(answer.map_err(|refusal| refusal.about(&request.what)));
+            }
+        }
+        outcomes.extend(answers.into_iter().flatten());
+        Ok(())
+    }
+
+    /// A question with one or no answer; `Ok(None)` where the kernel knows no such object.
+    pub fn ask(&mut self, what: &str, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>> {
+        let mut bytes = Vec::new();
+        self.append(&mut bytes, NLM_F_ACK, message);
+        self.send(&[&bytes])?;
+        let mut found = None;
+        loop {
+            let sequence = self.sequence;
+            for frame in self.receive(MsgFlags::empty())?.filter(|frame| frame.sequence == sequence) {
+                match frame.body() {
+                    Body::Message => found = Some(route_message(what, &frame)?),
+                    Body::Done(_) => {}
+                    Body::Acknowledgement(Ok(())) => return Ok(found),
+                    Body::Acknowledgement(Err(refusal)) => {
+                        let nothing = matches!(refusal.errno, Errno::ENODEV | Errno::ENOENT);
+                        return if nothing { Ok(None) } else { Err(refusal.about(what)) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// All objects of one kind. A dump that was interrupted by changes is repeated, not believed.
+    pub fn dump(&mut self, what: &str, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+        self.repeat(what, |this| {
+            let mut bytes = Vec::new();
+            this.append(&mut bytes, NLM_F_DUMP, message.clone());
+            let mut found = Vec::new();
+            let whole = this.collect(what, &bytes, |frame| {
+                // One foreign object of a kind the library cannot read must not hide all others.
+                match route_message(what, frame) {
+                    Ok(message) => found.push(message),
+                    Err(error) => tracing::warn!(%error, "an object was left out of a dump"),
+                }
+                Ok(())
+            })?;
+            Ok(whole.then_some(found))
+        })
+    }
+
+    /// Repeats `once` until it yields a whole dump.
+    pub fn repeat<T>(
+        &mut self,
+        what: &str,
+        mut once: impl FnMut(&mut Self) -> Result<Option<T>>,
+    ) -> Result<T> {
+        for _ in 0..DUMP_TRIES {
+            if let Some(whole) = once(self)? {
+                return Ok(whole);
+            }
+        }
+        Err(Error::Interrupted { what: what.to_owned(), tries: DUMP_TRIES })
+    }
+
+    /// Sends one dump request (already serialized with the next sequence number) and hands over every
+    /// frame of the answer. `Ok(false)` means that the dump was interrupted.
+    pub fn collect(
+        &mut self,
+        what: &str,
+        request: &[u8],
+        mut each: impl FnMut(&frames::Frame<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        self.send(&[request])?;
+        let sequence = self.sequence;
+        let mut whole = true;
+        loop {
+            for frame in self.receive(MsgFlags::empty())?.filter(|frame| frame.sequence == sequence) {
+                whole &= !frame.is_interrupted();
+                match frame.body() {
+                    Body::Message => each(&frame)?,
+                    Body::Acknowledgement(Err(refusal)) | Body::Done(Err(refusal)) => {
+                        return Err(refusal.about(what));
+                    }
+                    Body::Acknowledgement(Ok(())) | Body::Done(Ok(())) => return Ok(whole),
+                }
+            }
+        }
+    }
+
+    /// The next sequence number.
+    pub fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// One datagram out of several pieces, in one system call.
+    pub fn send(&mut self, pieces: &[&[u8]]) -> Result<()> {
+        let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let size = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        if size > BUFFER / 2 {
+            let sys = |errno: Errno| Error::system("enlarge a netlink send buffer", errno);
+            setsockopt(&self.socket, sockopt::SndBufForce, &(size * 2)).map_err(sys)?;
+        }
+        let sent = sendmsg::<()>(self.socket.as_raw_fd(), &slices, &[], MsgFlags::empty(), None);
+        sent.map(drop).map_err(|errno| Error::system(format!("send {size} bytes by netlink"), errno))
+    }
+
+    /// Acknowledgements that have arrived already, without waiting for more.
+    #[cfg(feature = "nft")]
+    pub fn refusals_so_far(&mut self) -> Result<Vec<(u32, Refusal)>> {
+        let mut refusals = Vec::new();
+        loop {
+            match self.receive(MsgFlags::MSG_DONTWAIT) {
+                Ok(frames) => refusals.extend(frames.filter_map(|frame| match frame.body() {
+                    Body::Acknowledgement(Err(refusal)) => Some((frame.sequence, refusal)),
+                    Body::Acknowledgement(Ok(())) | Body::Message | Body::Done(_) => None,
+                })),
+                Err(error) if error.errno() == Some(Errno::EAGAIN) => return Ok(refusals),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn receive(&mut self, flags: MsgFlags) -> Result<Frames<'_>> {
+        let fd = self.socket.as_raw_fd();
+        let size = loop {
+            match recv(fd, &mut self.received, flags | MsgFlags::MSG_TRUNC) {
+                Err(Errno::EINTR) => {}
+                other => break other,
+            }
+        };
+        let size = size.map_err(|errno| Error::system("receive by netlink", errno))?;
+        let bytes = self.received.get(..size).ok_or_else(|| {
+            Error::unreadable("receive by netlink", format!("{size} bytes in one answer"))
+        })?;
+        Ok(Frames::of(bytes))
+    }
+
+    fn append(&mut self, bytes: &mut Vec<u8>, flags: u16, message: RouteNetlinkMessage) {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags | NLM_F_REQUEST;
+        header.sequence_number = self.next_sequence();
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let start = bytes.len();
+        // Each message begins on a multiple of four bytes.
+        bytes.resize((start + message.buffer_len()).next_multiple_of(4), 0);
+        if let Some(room) = bytes.get_mut(start..) {
+            message.serialize(room);
+        }
+    }
+}
+
+fn route_message(what: &str, frame: &frames::Frame<'_>) -> Result<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = frame.kind;
+    RouteNetlinkMessage::deserialize(&header, frame.payload).map_err(|error| Error::unreadable(what, error))
+}

@@ -1,0 +1,3 @@
+//! The load balancer outside the cluster.
+
+fn main() {}

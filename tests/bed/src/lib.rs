@@ -1,0 +1,1 @@
+//! A data centre in network namespaces, with a real Kubernetes in it.

@@ -1,0 +1,1 @@
+//! The suites that run in the data centre of the bed.

@@ -1,0 +1,231 @@
+//! The CNI binary's call to the agent: one request, one response, one connection.
+//!
+//! Both sides of this conversation come from the same image, but not always at the same moment: during an upgrade
+//! an old binary talks to a new agent. [`Request::protocol`] lets the agent refuse what it does not understand with
+//! "try again later" instead of guessing.
+//!
+//! Frame: a big-endian `u32` length, then that many bytes of JSON. The pod's network namespace travels beside the
+//! first byte of the request as a file descriptor (`SCM_RIGHTS`), so the agent needs no mount of `/run/netns`.
+
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Where the agent listens, on the node.
+pub const SOCKET: &str = "/run/portolan/agent.sock";
+
+/// The version of this conversation. It changes when an old peer would misunderstand a new one.
+pub const PROTOCOL: u32 = 1;
+
+/// The largest frame either side accepts, in bytes. A CNI configuration with a previous result is a few kilobytes.
+pub const MAX_FRAME: u32 = 1 << 20;
+
+/// What the runtime asks for (CNI specification, section 2, `CNI_COMMAND`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Command {
+    /// Give the container an interface and an address.
+    Add,
+    /// Take both back. Never fails for something that is not there.
+    Del,
+    /// Is everything that ADD made still there?
+    Check,
+}
+
+/// One call of the CNI binary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// [`PROTOCOL`] of the sender.
+    pub protocol: u32,
+    /// The verb.
+    pub command: Command,
+    /// `CNI_CONTAINERID`, already checked against the specification's character set.
+    pub container_id: String,
+    /// `CNI_IFNAME`, already checked.
+    pub interface: String,
+    /// The pod as the runtime names it in `CNI_ARGS`; absent for callers that are not Kubernetes.
+    pub pod: Option<Pod>,
+    /// Addresses that ADD returned, from `prevResult`; only CHECK carries them.
+    #[serde(default)]
+    pub expected: Vec<IpAddr>,
+}
+
+/// A pod as `CNI_ARGS` names it (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`, `K8S_POD_UID`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`; older runtimes do not send it.
+    pub uid: Option<String>,
+}
+
+/// The agent's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Response {
+    /// ADD has been done; this is what the result names.
+    Added(Attachment),
+    /// DEL or CHECK has been done.
+    Done,
+    /// The verb failed; nothing of it is left behind.
+    Failed(Failure),
+}
+
+/// What ADD made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The end of the pair that stays on the node.
+    pub host_interface: String,
+    /// Its MAC address, as text.
+    pub host_mac: String,
+    /// The MAC address of the pod's end, as text.
+    pub container_mac: String,
+    /// MTU of both ends, in bytes.
+    pub mtu: u32,
+    /// The pod's addresses with the gateway of each, one per family.
+    pub addresses: Vec<Address>,
+}
+
+/// One address of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// The address; the pod holds it as a host route (/32 or /128).
+    pub address: IpAddr,
+    /// The pod's default gateway of that family.
+    pub gateway: IpAddr,
+}
+
+/// Why a verb failed, in the words of the CNI specification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}{}{details}", if details.is_empty() { "" } else { ": " })]
+pub struct Failure {
+    /// A code of the specification (1 to 99), or one of [`code`].
+    pub code: u32,
+    /// What happened, in one sentence.
+    pub message: String,
+    /// Which object, which field, what to do about it.
+    pub details: String,
+}
+
+/// The error codes Portolan answers with. 1 to 99 are the specification's, from 100 on they are ours.
+pub mod code {
+    /// The configuration asks for a version that is not supported.
+    pub const INCOMPATIBLE_VERSION: u32 = 1;
+    /// An environment variable is missing or bad.
+    pub const INVALID_ENVIRONMENT: u32 = 4;
+    /// Reading or writing failed.
+    pub const IO_FAILURE: u32 = 5;
+    /// Standard input is not JSON.
+    pub const DECODING_FAILURE: u32 = 6;
+    /// The network configuration has a bad value.
+    pub const INVALID_CONFIGURATION: u32 = 7;
+    /// Something transient is in the way: try again later.
+    pub const TRY_AGAIN_LATER: u32 = 11;
+    /// No address could be given.
+    pub const ADDRESS: u32 = 100;
+    /// The pod's network could not be wired.
+    pub const WIRING: u32 = 101;
+    /// CHECK found something missing.
+    pub const CHECK: u32 = 102;
+}
+
+impl Failure {
+    /// A failure that the runtime should retry.
+    pub fn later(message: impl Into<String>, details: impl Into<String>) -> Self {
+        Self::new(code::TRY_AGAIN_LATER, message, details)
+    }
+
+    /// A failure with a code of [`code`].
+    pub fn new(code: u32, message: impl Into<String>, details: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: details.into() }
+    }
+}
+
+/// The bytes of one frame.
+///
+/// # Errors
+/// When the message does not serialise or is larger than [`MAX_FRAME`].
+pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(message)?;
+    let length = u32::try_from(body.len()).ok().filter(|length| *length <= MAX_FRAME).ok_or_else(too_large)?;
+    let mut frame = Vec::with_capacity(body.len() + 4);
+    frame.extend_from_slice(&length.to_be_bytes());
+    frame.extend_from_slice(&body);
+    Ok(frame)
+}
+
+/// The length of the body that follows these four bytes.
+///
+/// # Errors
+/// When it is larger than [`MAX_FRAME`].
+pub fn body_length(prefix: [u8; 4]) -> io::Result<usize> {
+    let length = u32::from_be_bytes(prefix);
+    if length > MAX_FRAME { Err(too_large()) } else { Ok(length as usize) }
+}
+
+/// A message from the body of a frame.
+///
+/// # Errors
+/// When the body is not that message.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    Ok(serde_json::from_slice(body)?)
+}
+
+/// Writes one frame.
+///
+/// # Errors
+/// As [`encode`], or when the peer is gone.
+pub fn write<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
+    to.write_all(&encode(message)?)
+}
+
+/// Reads one frame.
+///
+/// # Errors
+/// When the peer closes early, sends too much, or sends something else.
+pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
+    let mut prefix = [0; 4];
+    from.read_exact(&mut prefix)?;
+    let mut body = vec![0; body_length(prefix)?];
+    from.read_exact(&mut body)?;
+    decode(&body)
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("a frame may have at most {MAX_FRAME} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_survives_the_frame() {
+        let request = Request {
+            protocol: PROTOCOL,
+            command: Command::Add,
+            container_id: "c1".into(),
+            interface: "eth0".into(),
+            pod: Some(Pod { namespace: "erp".into(), name: "erp-0".into(), uid: None }),
+            expected: vec![],
+        };
+        let mut bytes = Vec::new();
+        write(&mut bytes, &request).unwrap();
+        assert_eq!(read::<Request>(&mut bytes.as_slice()).unwrap(), request);
+    }
+
+    #[test]
+    fn a_frame_that_announces_too_much_is_refused_before_anything_is_allocated() {
+        let bytes = u32::MAX.to_be_bytes();
+        assert_eq!(read::<Response>(&mut bytes.as_slice()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_peer_that_hangs_up_in_the_middle_is_an_error_and_not_a_message() {
+        let bytes = encode(&Response::Done).unwrap();
+        assert!(read::<Response>(&mut &bytes[..bytes.len() - 1]).is_err());
+    }
+}

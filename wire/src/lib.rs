@@ -1,0 +1,10 @@
+//! What Portolan's processes say to each other, and nothing else: messages, their framing and their typed errors.
+//!
+//! * [`cni`]: the CNI binary to the agent on the same node, over a unix socket.
+//! * `engine` (feature `engine`): the controller to the service engines, gRPC over mutual TLS.
+//!
+//! Guarantees: whatever arrives is parsed at this border; nothing here panics on any input.
+
+pub mod cni;
+#[cfg(feature = "engine")]
+pub mod engine;
