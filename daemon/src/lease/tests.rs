@@ -113,7 +113,6 @@ impl Server {
     }
 }
 
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 async fn read(State(server): State<Server>) -> (StatusCode, String) {
     let state = server.state.lock().unwrap();
     match &*state {
@@ -127,7 +126,6 @@ async fn read(State(server): State<Server>) -> (StatusCode, String) {
     }
 }
 
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 async fn write(State(server): State<Server>, body: String) -> (StatusCode, String) {
     let mut lease: Value = serde_json::from_str(&body).unwrap();
     let mut state = server.state.lock().unwrap();
