@@ -29,7 +29,9 @@ pub enum Error {
         source: io::Error,
     },
     /// A dump was interrupted by changes again and again, so that none can be believed.
-    #[error("{what}: interrupted {tries} times by concurrent changes; it will be repeated with the next pass")]
+    #[error(
+        "{what}: interrupted {tries} times by concurrent changes; it will be repeated with the next pass"
+    )]
     Interrupted {
         /// The dump in words.
         what: String,
@@ -72,6 +74,14 @@ pub enum Error {
         /// Why it is not ours.
         reason: String,
     },
+    /// A desired value contradicts itself or cannot be expressed; the kernel was not asked.
+    #[error("{what}: {reason}")]
+    Unsuitable {
+        /// The object in words.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A kernel setting under /proc/sys could not be read or written.
     #[error("{file}: {source}")]
     Sysctl {
@@ -96,6 +106,7 @@ impl Error {
             | Self::AlreadyExists { .. }
             | Self::NoSuchDevice { .. }
             | Self::OwnNamespace
+            | Self::Unsuitable { .. }
             | Self::NotOurs { .. } => None,
         }
     }

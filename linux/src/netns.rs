@@ -41,13 +41,16 @@ pub fn own() -> Result<OwnedFd> {
 
 /// Opens a namespace by its file, e.g. `/run/netns/NAME` or `/proc/PID/ns/net`.
 pub fn open(file: &Path) -> Result<OwnedFd> {
-    File::open(file).map(OwnedFd::from).map_err(|source| Error::system(format!("open {}", file.display()), source))
+    File::open(file)
+        .map(OwnedFd::from)
+        .map_err(|source| Error::system(format!("open {}", file.display()), source))
 }
 
 /// A new namespace without a name; it ends with its last descriptor, socket and process.
 pub fn anonymous() -> Result<OwnedFd> {
     on_a_thread(|| {
-        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| Error::system("make a network namespace", errno))?;
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| Error::system("make a network namespace", errno))?;
         own()
     })
 }
@@ -117,6 +120,8 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("netns".into()).spawn_scoped(scope, work);
         let worker = worker.map_err(|source| Error::system("start a thread", source))?;
-        worker.join().unwrap_or_else(|_| Err(Error::system("a thread in a namespace panicked", Errno::ECANCELED)))
+        worker
+            .join()
+            .unwrap_or_else(|_| Err(Error::system("a thread in a namespace panicked", Errno::ECANCELED)))
     })
 }

@@ -25,11 +25,7 @@ pub struct Plan<T> {
 
 impl<T: Ord + Clone> Plan<T> {
     /// Compares by value; `key` says what makes two values the same object.
-    pub fn between<K: Ord>(
-        desired: &BTreeSet<T>,
-        observed: &BTreeSet<T>,
-        key: impl Fn(&T) -> K,
-    ) -> Self {
+    pub fn between<K: Ord>(desired: &BTreeSet<T>, observed: &BTreeSet<T>, key: impl Fn(&T) -> K) -> Self {
         let mut stale: BTreeMap<K, Vec<&T>> = BTreeMap::new();
         for one in observed.difference(desired) {
             stale.entry(key(one)).or_default().push(one);

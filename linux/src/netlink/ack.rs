@@ -1,6 +1,6 @@
 //! Acknowledgements in words: the error number, and the kernel's own explanation where it gives one.
 
-use netlink_packet_core::{Nla, NlasIterator};
+use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
 
 use crate::Error;

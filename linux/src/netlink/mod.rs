@@ -20,8 +20,8 @@ use nix::{
     },
 };
 
-pub(crate) use ack::Refusal;
 #[cfg(feature = "nft")]
+use ack::Refusal;
 pub(crate) use frames::Frame;
 use frames::{Body, Frames};
 
@@ -178,7 +178,7 @@ impl Connection {
         &mut self,
         what: &str,
         request: &[u8],
-        mut each: impl FnMut(&frames::Frame<'_>) -> Result<()>,
+        mut each: impl FnMut(&Frame<'_>) -> Result<()>,
     ) -> Result<bool> {
         self.send(&[request])?;
         let sequence = self.sequence;
@@ -215,17 +215,21 @@ impl Connection {
         sent.map(drop).map_err(|errno| Error::system(format!("send {size} bytes by netlink"), errno))
     }
 
-    /// Acknowledgements that have arrived already, without waiting for more.
+    /// Acknowledgements that have arrived already, without waiting for more: how many, and the refusals
+    /// among them with their sequence numbers.
     #[cfg(feature = "nft")]
-    pub fn refusals_so_far(&mut self) -> Result<Vec<(u32, Refusal)>> {
-        let mut refusals = Vec::new();
+    pub fn answers_so_far(&mut self) -> Result<(usize, Vec<(u32, Refusal)>)> {
+        let (mut answers, mut refusals) = (0, Vec::new());
         loop {
             match self.receive(MsgFlags::MSG_DONTWAIT) {
-                Ok(frames) => refusals.extend(frames.filter_map(|frame| match frame.body() {
-                    Body::Acknowledgement(Err(refusal)) => Some((frame.sequence, refusal)),
-                    Body::Acknowledgement(Ok(())) | Body::Message | Body::Done(_) => None,
-                })),
-                Err(error) if error.errno() == Some(Errno::EAGAIN) => return Ok(refusals),
+                Ok(frames) => {
+                    for frame in frames {
+                        let Body::Acknowledgement(answer) = frame.body() else { continue };
+                        answers += 1;
+                        refusals.extend(answer.err().map(|refusal| (frame.sequence, refusal)));
+                    }
+                }
+                Err(error) if error.errno() == Some(Errno::EAGAIN) => return Ok((answers, refusals)),
                 Err(error) => return Err(error),
             }
         }
@@ -240,9 +244,10 @@ impl Connection {
             }
         };
         let size = size.map_err(|errno| Error::system("receive by netlink", errno))?;
-        let bytes = self.received.get(..size).ok_or_else(|| {
-            Error::unreadable("receive by netlink", format!("{size} bytes in one answer"))
-        })?;
+        let bytes = self
+            .received
+            .get(..size)
+            .ok_or_else(|| Error::unreadable("receive by netlink", format!("{size} bytes in one answer")))?;
         Ok(Frames::of(bytes))
     }
 
@@ -261,7 +266,7 @@ impl Connection {
     }
 }
 
-fn route_message(what: &str, frame: &frames::Frame<'_>) -> Result<RouteNetlinkMessage> {
+fn route_message(what: &str, frame: &Frame<'_>) -> Result<RouteNetlinkMessage> {
     let mut header = NetlinkHeader::default();
     header.message_type = frame.kind;
     RouteNetlinkMessage::deserialize(&header, frame.payload).map_err(|error| Error::unreadable(what, error))

@@ -1,0 +1,200 @@
+//! The table as the kernel has it, read from dumps without libnftnl.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+};
+
+use netlink_packet_core::{DefaultNla, Emitable};
+
+use super::{Element, Nft, Set, element, element::RawElement};
+use crate::{
+    Error, Result,
+    netlink::{Connection, Frame, NLM_F_DUMP, NLM_F_REQUEST},
+    own,
+};
+
+const INET: u8 = 1;
+const SUBSYSTEM: u16 = 10 << 8;
+const GET_TABLE: u16 = SUBSYSTEM | 1;
+const GET_CHAIN: u16 = SUBSYSTEM | 4;
+const GET_RULE: u16 = SUBSYSTEM | 7;
+const GET_SET: u16 = SUBSYSTEM | 10;
+const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
+const FAMILY_HEADER: usize = 4;
+const INTERVAL_END: u32 = 1;
+
+/// The table in the kernel.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    /// Not 0: a human put it to sleep.
+    pub flags: u32,
+    pub chains: BTreeMap<String, ChainView>,
+    pub sets: BTreeMap<String, SetView>,
+}
+
+/// A chain in the kernel.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ChainView {
+    /// Hook number and priority, of a base chain.
+    pub hook: Option<(u32, i32)>,
+    pub kind: Vec<u8>,
+    pub policy: Option<u32>,
+    /// The rules' user data, in order.
+    pub rules: Vec<Vec<u8>>,
+}
+
+/// A set in the kernel.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct SetView {
+    pub flags: u32,
+    pub key_type: u32,
+    pub key_len: u32,
+    pub value: Option<(u32, u32)>,
+}
+
+impl Nft {
+    /// The table's chains, rules and sets; `None` if there is no such table.
+    pub(super) fn view(&mut self) -> Result<Option<View>> {
+        let mut view = View::default();
+        let mut exists = false;
+        self.dump("list tables", GET_TABLE, &[], |at| {
+            if at.text(1) == own::TABLE {
+                exists = true;
+                view.flags = at.number(2).unwrap_or(0);
+            }
+        })?;
+        if !exists {
+            return Ok(None);
+        }
+        view.chains = self.chains()?;
+        view.sets = self.sets()?;
+        Ok(Some(view))
+    }
+
+    fn chains(&mut self) -> Result<BTreeMap<String, ChainView>> {
+        let mut chains = BTreeMap::<String, ChainView>::new();
+        self.dump("list chains", GET_CHAIN, &[], |at| {
+            if at.text(1) == own::TABLE {
+                let hook = at.nested(4);
+                let hook = hook.number(1).zip(hook.number(2).map(u32::cast_signed));
+                let kind = at.text(7).into_bytes();
+                chains.insert(at.text(3), ChainView { hook, kind, policy: at.number(5), rules: vec![] });
+            }
+        })?;
+        self.dump("list rules", GET_RULE, &[(1, own::TABLE)], |at| {
+            if at.text(1) == own::TABLE {
+                chains.entry(at.text(2)).or_default().rules.push(at.bytes(7).to_vec());
+            }
+        })?;
+        Ok(chains)
+    }
+
+    fn sets(&mut self) -> Result<BTreeMap<String, SetView>> {
+        let mut sets = BTreeMap::new();
+        self.dump("list sets", GET_SET, &[(1, own::TABLE)], |at| {
+            if at.text(1) == own::TABLE {
+                let number = |key| at.number(key).unwrap_or(0);
+                let value = at.number(6).zip(at.number(7));
+                let view = SetView { flags: number(3), key_type: number(4), key_len: number(5), value };
+                sets.insert(at.text(2), view);
+            }
+        })?;
+        Ok(sets)
+    }
+
+    /// The elements of a set or map that exists.
+    pub fn elements(&mut self, set: &Set) -> Result<BTreeSet<Element>> {
+        let mut raw = Vec::new();
+        let what = format!("list the elements of {}", set.name);
+        self.dump(&what, GET_ELEMENTS, &[(1, own::TABLE), (2, &set.name)], |at| {
+            raw.extend(at.nested(3).iter().filter_map(|(_, entry)| {
+                let entry = Attributes(entry);
+                let value = entry.nested(2).bytes(1);
+                Some(RawElement {
+                    key: Some(entry.nested(1).bytes(1).to_vec()).filter(|key| !key.is_empty())?,
+                    value: Some(value.to_vec()).filter(|value| !value.is_empty()),
+                    ends_range: entry.number(3).is_some_and(|flags| flags & INTERVAL_END != 0),
+                })
+            }));
+        })?;
+        Ok(element::decode(set.kind, raw))
+    }
+
+    /// Calls `each` for every object of a whole dump; nothing of an interrupted one is kept, because a
+    /// dump is read in full before the first call.
+    fn dump(
+        &mut self,
+        what: &str,
+        kind: u16,
+        filter: &[(u16, &str)],
+        mut each: impl FnMut(&Attributes<'_>),
+    ) -> Result<()> {
+        let objects = self.connection.repeat(what, |connection| {
+            let request = question(connection, kind, filter);
+            let mut objects = Vec::new();
+            let whole = connection.collect(what, &request, |frame: &Frame<'_>| {
+                let body = frame.payload.get(FAMILY_HEADER..);
+                objects.push(
+                    body.ok_or_else(|| Error::unreadable(what, "an object without a header"))?.to_vec(),
+                );
+                Ok(())
+            })?;
+            Ok(whole.then_some(objects))
+        })?;
+        objects.iter().for_each(|object| each(&Attributes(object)));
+        Ok(())
+    }
+}
+
+fn question(connection: &mut Connection, kind: u16, filter: &[(u16, &str)]) -> Vec<u8> {
+    let attributes: Vec<_> =
+        filter.iter().map(|(key, text)| DefaultNla::new(*key, [text.as_bytes(), &[0]].concat())).collect();
+    let mut body = vec![0; attributes.as_slice().buffer_len()];
+    attributes.as_slice().emit(&mut body);
+    let length = (16 + FAMILY_HEADER + body.len()) as u32;
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    bytes.extend(connection.next_sequence().to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend([INET, 0, 0, 0]);
+    bytes.extend(body);
+    bytes
+}
+
+/// The attributes of one object; what is missing reads as empty.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Attributes<'a> {
+    /// Number and value of each, up to the first that is cut off. The two highest bits of the number are
+    /// flags.
+    fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> {
+        let mut rest = self.0;
+        iter::from_fn(move || {
+            let (length, after) = rest.split_first_chunk::<2>()?;
+            let length = usize::from(u16::from_ne_bytes(*length));
+            let kind = u16::from_ne_bytes(*after.first_chunk::<2>()?) & 0x3fff;
+            let value = rest.get(4..length)?;
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+            Some((kind, value))
+        })
+    }
+
+    fn bytes(&self, key: u16) -> &'a [u8] {
+        self.iter().find(|(kind, _)| *kind == key).map_or(&[], |(_, value)| value)
+    }
+
+    fn nested(&self, key: u16) -> Self {
+        Self(self.bytes(key))
+    }
+
+    fn number(&self, key: u16) -> Option<u32> {
+        self.bytes(key).first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+    }
+
+    fn text(&self, key: u16) -> String {
+        let bytes = self.bytes(key);
+        String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
+    }
+}

@@ -1,0 +1,69 @@
+//! A pod's link: a veth pair with one end in the pod's namespace, its addresses, routes and gateway.
+//!
+//! The pod's end holds the address with full length, so the pod has no neighbours but the gateway; the
+//! gateway is a link-local address that nobody holds, whose hardware address is written down in a
+//! permanent entry. Neither proxy ARP nor any setting of the node's end is needed.
+
+mod check;
+mod observe;
+mod wire;
+
+use std::{net::IpAddr, os::fd::BorrowedFd};
+
+use ipnet::IpNet;
+
+use crate::{Link, Mac, Neighbour, Route};
+
+/// A pod's link, as desired.
+#[derive(Debug, Clone)]
+pub struct PodLink<'a> {
+    /// Name of the node's end; must begin with `ptl`, at most 15 bytes.
+    pub host_name: String,
+    /// Name of the pod's end, e.g. `eth0`.
+    pub container_name: String,
+    /// The pod's network namespace.
+    pub netns: BorrowedFd<'a>,
+    /// The pod's addresses, each used with its full length (/32, /128).
+    pub addresses: Vec<IpAddr>,
+    /// One gateway per family of `addresses`, e.g. 169.254.1.1.
+    pub gateways: Vec<IpAddr>,
+    /// Largest packet (bytes), on both ends.
+    pub mtu: u32,
+    /// Hardware address of the node's end, which the pod's gateway entry names.
+    pub host_mac: Mac,
+}
+
+/// A pod's link that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wired {
+    /// Number of the node's end.
+    pub host_index: u32,
+    /// Hardware address of the node's end.
+    pub host_mac: Mac,
+    /// Hardware address of the pod's end, chosen by the kernel.
+    pub container_mac: Mac,
+}
+
+/// What is in a pod's namespace, ours or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodView {
+    /// The pod's end.
+    pub link: Link,
+    /// Its addresses (link-local ones of IPv6 included).
+    pub addresses: Vec<IpNet>,
+    /// Unicast routes through it, in the main table.
+    pub routes: Vec<Route>,
+    /// Its permanent neighbours.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// An address with its full length.
+pub(crate) fn alone(ip: IpAddr) -> IpNet {
+    IpNet::from(ip)
+}
+
+/// All destinations, in the family of `like`.
+pub(crate) fn everything(like: IpAddr) -> IpNet {
+    let length_zero = IpNet::new(like, 0).map(|net| net.trunc());
+    length_zero.unwrap_or_else(|_| IpNet::from(like))
+}

@@ -1,0 +1,178 @@
+//! Makes and removes a pod's link.
+#![allow(clippy::wildcard_enum_match_arm, reason = "netlink has many kinds of everything, we read a few")]
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage},
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
+
+use super::{PodLink, Wired, alone, everything};
+use crate::{
+    Error, Kernel, Mac, Result, Route,
+    addresses::new_address,
+    links::up,
+    neighbours::new_neighbour,
+    netlink::{Connection, NLM_F_CREATE, NLM_F_EXCL, Request},
+    netns, own,
+    routes::new_route,
+};
+
+const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+impl Kernel {
+    /// Makes a pod's link and its routes on both ends; the node's end goes up last, so no packet flows
+    /// before the rest is in place. Whatever fails, nothing of it stays. Refuses the node's own
+    /// namespace and one that has a device of this name already.
+    pub fn wire_pod(&mut self, pod: &PodLink<'_>) -> Result<Wired> {
+        self.refuse_what_is_not_a_pod(pod)?;
+        let mut inside = netns::within(pod.netns, || Connection::open(NETLINK_ROUTE))??;
+        match self.route.execute(pair(pod)) {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => return Err(self.who_exists(pod)?),
+            other => other?,
+        }
+        self.connect(pod, &mut inside).inspect_err(|_| {
+            // The pair goes as a whole, with the addresses and routes on both ends.
+            if let Err(error) = self.unwire_pod(&pod.host_name) {
+                tracing::warn!(%error, link = pod.host_name, "a pod's link could not be taken back");
+            }
+        })
+    }
+
+    /// Removes a pod's link by the name of the node's end. Returns whether it existed.
+    pub fn unwire_pod(&mut self, host_name: &str) -> Result<bool> {
+        refuse_foreign_name(host_name)?;
+        let Some(found) = self.link(host_name)? else { return Ok(false) };
+        if found.kind.as_deref() != Some("veth") {
+            let reason = "it is no veth".to_owned();
+            return Err(Error::NotOurs { name: host_name.to_owned(), reason });
+        }
+        match self.delete_link(&found) {
+            // It went with its namespace, between question and deletion.
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    fn connect(&mut self, pod: &PodLink<'_>, inside: &mut Connection) -> Result<Wired> {
+        let host =
+            self.link(&pod.host_name)?.ok_or_else(|| Error::NoSuchDevice { name: pod.host_name.clone() })?;
+        let (index, mac) = container_end(pod, inside)?;
+        for outcome in inside.batch(&pod_side(pod, index))? {
+            outcome?;
+        }
+        for outcome in self.route.batch(&node_side(pod, host.index))? {
+            outcome?;
+        }
+        Ok(Wired { host_index: host.index, host_mac: pod.host_mac, container_mac: mac })
+    }
+
+    fn refuse_what_is_not_a_pod(&self, pod: &PodLink<'_>) -> Result<()> {
+        refuse_foreign_name(&pod.host_name)?;
+        if netns::is_same(pod.netns, self.netns.as_fd())? {
+            return Err(Error::OwnNamespace);
+        }
+        Ok(())
+    }
+
+    fn who_exists(&mut self, pod: &PodLink<'_>) -> Result<Error> {
+        Ok(match self.link(&pod.host_name)? {
+            Some(found) => Error::AlreadyExists { name: found.name, place: "the node's network namespace" },
+            None => Error::AlreadyExists {
+                name: pod.container_name.clone(),
+                place: "the pod's network namespace",
+            },
+        })
+    }
+}
+
+fn refuse_foreign_name(host_name: &str) -> Result<()> {
+    if host_name.starts_with(own::POD_LINK_PREFIX) {
+        return Ok(());
+    }
+    let reason = format!("the node's end of a pod's link begins with {}", own::POD_LINK_PREFIX);
+    Err(Error::NotOurs { name: host_name.to_owned(), reason })
+}
+
+/// Both ends at once, the pod's end directly in the pod's namespace.
+fn pair(pod: &PodLink<'_>) -> Request {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName(pod.container_name.clone()),
+        LinkAttribute::Mtu(pod.mtu),
+        LinkAttribute::NetNsFd(pod.netns.as_raw_fd()),
+    ];
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(pod.host_name.clone()),
+        LinkAttribute::Mtu(pod.mtu),
+        LinkAttribute::Address(pod.host_mac.0.to_vec()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    let what = format!("create veth {} with {} in the pod", pod.host_name, pod.container_name);
+    Request { what, flags: NEW, message: RouteNetlinkMessage::NewLink(message) }
+}
+
+fn container_end(pod: &PodLink<'_>, inside: &mut Connection) -> Result<(u32, Mac)> {
+    let what = format!("look up {} in the pod", pod.container_name);
+    let mut question = LinkMessage::default();
+    question.attributes.push(LinkAttribute::IfName(pod.container_name.clone()));
+    let Some(RouteNetlinkMessage::NewLink(found)) =
+        inside.ask(&what, RouteNetlinkMessage::GetLink(question))?
+    else {
+        return Err(Error::NoSuchDevice { name: pod.container_name.clone() });
+    };
+    let mac = found.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok().map(Mac),
+        _ => None,
+    });
+    let mac = mac.ok_or_else(|| Error::unreadable(what, "it has no hardware address"))?;
+    Ok((found.header.index, mac))
+}
+
+fn pod_side(pod: &PodLink<'_>, index: u32) -> Vec<Request> {
+    let dev = &pod.container_name;
+    let mut requests: Vec<Request> = pod
+        .addresses
+        .iter()
+        .map(|ip| Request {
+            what: format!("add {ip} to {dev} in the pod"),
+            flags: NEW,
+            message: RouteNetlinkMessage::NewAddress(new_address(index, alone(*ip))),
+        })
+        .collect();
+    requests.push(up(index, dev));
+    for gateway in &pod.gateways {
+        requests.push(Request {
+            what: format!("add the gateway entry {gateway} in the pod"),
+            flags: NEW,
+            message: RouteNetlinkMessage::NewNeighbour(new_neighbour(index, *gateway, pod.host_mac)),
+        });
+        let to_gateway = Route::to_device(alone(*gateway), dev);
+        requests.push(route(&to_gateway, index));
+        requests.push(route(&Route::through(everything(*gateway), *gateway, dev), index));
+    }
+    requests
+}
+
+fn node_side(pod: &PodLink<'_>, index: u32) -> Vec<Request> {
+    // The kernel refuses routes through a device that is down, so the routes follow in the same batch.
+    let mut requests = vec![up(index, &pod.host_name)];
+    requests
+        .extend(pod.addresses.iter().map(|ip| route(&Route::to_device(alone(*ip), &pod.host_name), index)));
+    requests
+}
+
+fn route(route: &Route, index: u32) -> Request {
+    Request {
+        what: format!("add route {route}"),
+        flags: NEW,
+        message: RouteNetlinkMessage::NewRoute(new_route(route, Some(index))),
+    }
+}
