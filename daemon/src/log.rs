@@ -9,7 +9,9 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 /// The flags every process has for its log: `#[command(flatten)]` them.
+// Without a group: it would be named after the struct, and a process may well call its own flags `Flags`.
 #[derive(Debug, Clone, Args)]
+#[group(skip)]
 pub struct Flags {
     /// What is logged: a level, or a filter such as `info,portolan_agent=debug`.
     #[arg(long, env = "RUST_LOG", default_value = "info")]

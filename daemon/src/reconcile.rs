@@ -113,7 +113,8 @@ impl Loop {
         self.last.subscribe()
     }
 
-    /// Makes passes until the drain begins.
+    /// Makes passes until the drain begins. `pass` owns what it keeps between passes (`async move`); it is dropped
+    /// with the loop.
     pub async fn run<P, E>(self, drain: Drain, mut pass: P)
     where
         P: AsyncFnMut(Cause) -> Result<Next, E>,

@@ -1,8 +1,8 @@
 //! The controller to a service engine: whole snapshots one way, verdicts and observations the other.
 //!
 //! [`proto`] is what travels (`wire/proto/engine.proto`); the types here are what both sides work with and cannot be
-//! wrong. The border between them is `parse.rs`, with errors ([`Malformed`]) that name the field. [`Client`] is the controller's side
-//! of the call, [`Credentials`] the mutual TLS of both.
+//! wrong. The border between them is `parse.rs`, with errors ([`Malformed`]) that name the field. [`Client`] is the
+//! controller's side of the call, [`Credentials`] the mutual TLS of both.
 //!
 //! How a controller keeps an engine right: on taking over it observes, takes the accepted epoch plus one as its own
 //! and applies generation 1; it applies the next generation for every change; it observes every few seconds, and
