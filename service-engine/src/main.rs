@@ -7,7 +7,7 @@
 //! | `desk` | what is accepted, and the state directory | snapshots from `feed` (a small mpsc: who is too fast waits) | `accepted` (a watch: the last value counts) |
 //! | `feed` | the gRPC socket | controllers | `desk`; answers Observe from everybody's watches |
 //! | `routes` | routes of ours in the kernel | `accepted`, a timer | its status (a watch) |
-//! | `vips` | addresses of ours, their announcements | `accepted`, a timer | its status (a watch) |
+//! | `vips` | addresses of ours, their announcements | `accepted`, `services` (an address goes after its listener), a timer | its status (a watch) |
 //! | `services` | listeners and members | `accepted`, a timer | its status (a watch) |
 //! | `admin` | the HTTP socket | all statuses | Prometheus |
 //!
@@ -84,7 +84,8 @@ fn wire(flags: &Flags, store: Store, loaded: Accepted, feed: Feed, admin: Admin,
     match flags.vip_interface.clone() {
         Some(interface) => {
             let task = ready.task("virtual addresses brought about");
-            tasks.spawn("vips", vips::run(interface, accepted.clone(), vips_status, task, drain.clone()));
+            let sources = vips::Sources { accepted: accepted.clone(), proxy: proxy.clone() };
+            tasks.spawn("vips", vips::run(interface, sources, vips_status, task, drain.clone()));
             let (task, grace) = (ready.task("services listening"), flags.drain_seconds);
             let services = proxy::run(accepted.clone(), proxy_status, task, drain.clone(), grace);
             tasks.spawn("services", services);

@@ -23,23 +23,40 @@ const IDLE: Duration = Duration::from_secs(60);
 const PROBE: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
 
-/// Serves one client. When no member answers, the client sees a reset, as from a port that nobody listens on.
+/// Serves one client. When no member answers, the client sees a reset, as from a port that nobody listens on; so it
+/// does when the service is removed.
 pub async fn serve(client: TcpStream, service: Arc<Virtual>) {
     let _open = Open::new(service.clone());
-    let Some((taken, member)) = dial(&service).await else {
-        service.refused.fetch_add(1, Relaxed);
-        reset(&client);
-        return;
+    let found = tokio::select! {
+        found = dial(&service) => found,
+        () = service.removed() => None,
     };
+    match found {
+        Some((taken, member)) => relay(client, member, &taken, &service).await,
+        None => {
+            service.refused.fetch_add(1, Relaxed);
+            reset(&client);
+        }
+    }
+}
+
+/// Carries bytes until both sides have ended. A side that says "no more" leaves the other direction open; an error of
+/// either ends both.
+async fn relay(client: TcpStream, member: TcpStream, taken: &Taken, service: &Virtual) {
     let mut client = Counted::new(client, |bytes| {
         taken.member.received.fetch_add(bytes, Relaxed);
     });
     let mut member = Counted::new(member, |bytes| {
         taken.member.sent.fetch_add(bytes, Relaxed);
     });
-    // A side that says "no more" leaves the other direction open; an error of either ends both.
-    if let Err(error) = copy_bidirectional(&mut client, &mut member).await {
-        tracing::trace!(front = %service.front, member = %taken.member.address, "ended: {error}");
+    tokio::select! {
+        ended = copy_bidirectional(&mut client, &mut member) => if let Err(error) = ended {
+            tracing::trace!(front = %service.front, member = %taken.member.address, "ended: {error}");
+        },
+        () = service.removed() => {
+            reset(client.stream());
+            reset(member.stream());
+        }
     }
 }
 
@@ -73,10 +90,10 @@ async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> 
     timeout(limit, TcpStream::connect(address)).await?
 }
 
-/// A reset instead of an orderly end.
-fn reset(client: &TcpStream) {
-    // Should it fail, the client sees an orderly end without a byte.
-    let _ = SockRef::from(client).set_linger(Some(Duration::ZERO));
+/// When it is dropped, a reset instead of an orderly end.
+fn reset(stream: &TcpStream) {
+    // Should it fail, the peer sees an orderly end.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// No waiting for more bytes to send, and notice of a peer that is gone.

@@ -21,6 +21,11 @@ impl<F: Fn(u64)> Counted<F> {
         tune(&stream);
         Self { stream, count }
     }
+
+    /// The stream itself.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
 }
 
 impl<F: Fn(u64) + Unpin> AsyncRead for Counted<F> {

@@ -4,7 +4,8 @@
 //! [`choose`] picks (pure), [`connection`] dials and relays, [`metrics`] tells Prometheus.
 //!
 //! Guarantees: a change of members touches no listener; a member that is removed gets no new connection and keeps
-//! those it has; connections of a service that is removed run to their end.
+//! those it has. A service that is removed resets its connections: its address may be somebody else's from now on, and a
+//! client should not wait for an answer that cannot come.
 
 mod choose;
 mod connection;
@@ -60,7 +61,7 @@ impl Status {
     }
 }
 
-/// A listener that ends when it is dropped. Its connections do not.
+/// A listener that ends when it is dropped. Its connections only do when its service is removed.
 #[derive(Debug)]
 struct Listener {
     service: Arc<Virtual>,
@@ -121,6 +122,7 @@ fn converge(
     listeners.retain(|front, listener| {
         let keep = wanted.contains_key(front);
         if !keep {
+            listener.service.remove();
             tracing::info!(service = %listener.service.current().name, %front, "closed");
         }
         keep && !listener.task.is_finished()

@@ -15,6 +15,7 @@ pub struct Virtual {
     /// Where it listens.
     pub front: Front,
     current: watch::Sender<Arc<Current>>,
+    removed: watch::Sender<bool>,
     turn: AtomicUsize,
     open: AtomicU64,
     /// Client connections since it listens.
@@ -69,6 +70,7 @@ impl Virtual {
         Self {
             front: service.front,
             current: watch::Sender::new(Arc::new(Current { name: service.name.clone(), members })),
+            removed: watch::Sender::new(false),
             turn: AtomicUsize::new(0),
             open: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -91,6 +93,17 @@ impl Virtual {
         let members: Vec<Arc<Member>> = service.members.iter().map(member).collect();
         tracing::info!(service = %service.name, front = %self.front, members = members.len(), "members changed");
         self.current.send_replace(Arc::new(Current { name: service.name.clone(), members }));
+    }
+
+    /// The service is no more: its connections are to end.
+    pub fn remove(&self) {
+        self.removed.send_replace(true);
+    }
+
+    /// Returns when the service is no more.
+    pub async fn removed(&self) {
+        // The sender cannot go away: it is part of this value.
+        let _ = self.removed.subscribe().wait_for(|removed| *removed).await;
     }
 
     /// Name and members now.

@@ -20,6 +20,7 @@ use portolan_linux::announce::Announcer;
 use portolan_linux::{Address, Kernel};
 use tokio::sync::watch;
 
+use crate::proxy;
 use crate::state::Accepted;
 use schedule::Schedule;
 
@@ -46,20 +47,41 @@ impl Status {
     }
 }
 
-/// Keeps the accepted services' addresses on `interface` until the drain begins. `ready` is done with the first pass.
+/// Where the addresses come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// What is promised.
+    pub accepted: watch::Receiver<Arc<Accepted>>,
+    /// What listens.
+    pub proxy: watch::Receiver<Arc<proxy::Status>>,
+}
+
+impl Sources {
+    /// The addresses of the accepted services, and of those that have not closed yet: what they still have to say to
+    /// their clients leaves with that address.
+    fn vips(&self) -> BTreeSet<IpAddr> {
+        let accepted = self.accepted.borrow().clone();
+        let listening = self.proxy.borrow().clone();
+        let accepted = accepted.services().map(|service| service.front.vip);
+        accepted.chain(listening.services().map(|service| service.front.vip)).collect()
+    }
+}
+
+/// Keeps the services' addresses on `interface` until the drain begins. `ready` is done with the first pass.
 pub async fn run(
     interface: String,
-    accepted: watch::Receiver<Arc<Accepted>>,
+    sources: Sources,
     status: watch::Sender<Arc<Status>>,
     ready: Task,
     drain: Drain,
 ) {
     let wake = Wake::new();
-    wake.follow(accepted.clone());
+    wake.follow(sources.accepted.clone());
+    wake.follow(sources.proxy.clone());
     let mut ready = Some(ready);
     let mut schedule = Schedule::default();
     let pass = async move |_cause| {
-        let vips: BTreeSet<IpAddr> = accepted.borrow().services().map(|service| service.front.vip).collect();
+        let vips = sources.vips();
         let outcome = bring_about(interface.clone(), vips.clone(), &mut schedule).await;
         let new = match &outcome {
             Ok(new) => new.clone(),
