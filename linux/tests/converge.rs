@@ -1,5 +1,12 @@
 //! Any desired state is reached in one pass, and one more pass is empty; what others made stays, and
 //! what somebody deletes comes back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may panic"
+)]
 
 mod common;
 

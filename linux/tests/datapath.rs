@@ -1,6 +1,13 @@
 //! The proof of the design: what the outside sees of a pod that an Egress selects.
 //!
 //! A pod's node, a gateway and a server outside, each in a namespace, on one bridge.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may panic"
+)]
 
 mod common;
 
@@ -110,8 +117,8 @@ fn own(host: &mut Host) {
 /// Packets that the counter of a chain's rule has counted.
 fn counted(host: &Host, chain: &str, rule: usize) -> u64 {
     let listing = host.space.json("nft", &format!("-j list chain inet portolan {chain}"));
-    let rules = listing["nftables"].as_array().unwrap().iter().filter_map(|one| one.get("rule"));
-    let rule = rules.skip(rule).next().unwrap_or(&Value::Null);
+    let mut rules = listing["nftables"].as_array().unwrap().iter().filter_map(|one| one.get("rule"));
+    let rule = rules.nth(rule).unwrap_or(&Value::Null);
     let counters = rule["expr"].as_array().unwrap().iter().filter_map(|one| one.get("counter"));
     counters.filter_map(|counter| counter["packets"].as_u64()).sum()
 }
@@ -258,6 +265,22 @@ fn a_packet_of_no_connection_never_leaks_the_pods_address() {
     let seen = recorder.until(b"last word");
     assert!(!seen.iter().any(|packet| packet.source == POD), "{seen:?}");
     assert_eq!(counted(&scene.node, "guard", 1), 1);
+}
+
+#[test]
+fn a_pod_cannot_leave_with_an_address_that_is_not_its_own() {
+    let mut scene = scene();
+    own(&mut scene.node);
+    scene.select(Some(ID), None);
+    let mut recorder = Recorder::in_space(&scene.server.space);
+    let borrowed = Ipv4Addr::new(10, 244, 0, 99);
+    scene.pod.ip("addr add 10.244.0.99/32 dev lo");
+    let socket = scene.pod.run(|| UdpSocket::bind((borrowed, 0))).unwrap();
+    socket.send_to(b"must not arrive", (SERVER, PORT)).unwrap();
+    scene.last_word();
+    let seen = recorder.until(b"last word");
+    assert!(!seen.iter().any(|packet| packet.source == borrowed), "{seen:?}");
+    assert_eq!(counted(&scene.node, "select", 0), 1);
 }
 
 #[test]

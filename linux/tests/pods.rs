@@ -1,4 +1,11 @@
 //! A pod's link, end to end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may panic"
+)]
 
 mod common;
 

@@ -19,6 +19,7 @@ const REGISTER: u32 = libc::NFT_REG_1 as u32;
 const SCRATCH: u32 = libc::NFT_REG_2 as u32;
 const WORD_1: u32 = libc::NFT_REG32_01 as u32;
 const NO_MARK: [u8; 4] = [0; 4];
+const NO_DEVICE: [u8; 4] = [0; 4];
 /// `ct state` bits.
 const INVALID: u32 = 1;
 const UNTRACKED: u32 = 64;
@@ -104,6 +105,17 @@ impl Context<'_> {
             Match::InputDevice { name, negate } => {
                 out.push(meta(libc::NFT_META_IIFNAME));
                 out.push(compare(!negate, self.device(name)?));
+            }
+            Match::InputDevices(beginning) => {
+                out.push(meta(libc::NFT_META_IIFNAME));
+                // Only the beginning is compared: without the zero bytes that follow a whole name.
+                self.device(beginning)?;
+                out.push(compare(true, beginning.as_bytes().to_vec()));
+            }
+            Match::ForeignSource => {
+                self.needed_family()?;
+                out.push(route_back());
+                out.push(compare(true, NO_DEVICE.to_vec()));
             }
             Match::Mark { mask, compare: how, value } => {
                 out.extend([meta(libc::NFT_META_MARK), bits(*mask, REGISTER)]);
@@ -251,6 +263,22 @@ fn looked_up(map: &str, into: u32) -> Result<Expr> {
     let mut lookup = contained(map, false, REGISTER)?;
     lookup.attributes.push((nl::NFTNL_EXPR_LOOKUP_DREG, Number(into)));
     Ok(lookup)
+}
+
+/// The device that packets to the source address would leave through, if it is the one this packet came
+/// through; 0 otherwise.
+fn route_back() -> Expr {
+    const SOURCE: u32 = 1;
+    const SAME_DEVICE: u32 = 8;
+    const DEVICE_NUMBER: u32 = 1;
+    Expr {
+        name: c"fib",
+        attributes: vec![
+            (nl::NFTNL_EXPR_FIB_DREG, Number(REGISTER)),
+            (nl::NFTNL_EXPR_FIB_RESULT, Number(DEVICE_NUMBER)),
+            (nl::NFTNL_EXPR_FIB_FLAGS, Number(SOURCE | SAME_DEVICE)),
+        ],
+    }
 }
 
 fn verdict(verdict: libc::c_int) -> Expr {

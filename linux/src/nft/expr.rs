@@ -54,6 +54,11 @@ pub enum Match {
         /// Match all other devices.
         negate: bool,
     },
+    /// The packet came through a device whose name begins so, e.g. `ptl` for all pods.
+    InputDevices(String),
+    /// The source address is not routed back to the device that the packet came through: it is not the
+    /// sender's own. (A strict reverse-path filter, whatever the kernel's settings are.)
+    ForeignSource,
     /// The mark's bits under `mask` compare so with `value`.
     Mark {
         /// The bits looked at.

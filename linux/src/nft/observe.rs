@@ -1,7 +1,7 @@
 //! The table as the kernel has it, read from dumps without libnftnl.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     iter,
 };
 
@@ -105,24 +105,22 @@ impl Nft {
 
     /// The elements of a set or map that exists.
     pub fn elements(&mut self, set: &Set) -> Result<BTreeSet<Element>> {
-        let mut raw = Vec::new();
         let what = format!("list the elements of {}", set.name);
-        self.dump(&what, GET_ELEMENTS, &[(1, own::TABLE), (2, &set.name)], |at| {
-            raw.extend(at.nested(3).iter().filter_map(|(_, entry)| {
-                let entry = Attributes(entry);
-                let value = entry.nested(2).bytes(1);
-                Some(RawElement {
-                    key: Some(entry.nested(1).bytes(1).to_vec()).filter(|key| !key.is_empty())?,
-                    value: Some(value.to_vec()).filter(|value| !value.is_empty()),
-                    ends_range: entry.number(3).is_some_and(|flags| flags & INTERVAL_END != 0),
-                })
-            }));
+        let filter = [(1, own::TABLE), (2, set.name.as_str())];
+        let raw = self.connection.repeat(&what, |connection| {
+            let Some(messages) = objects(connection, &what, GET_ELEMENTS, &filter)? else { return Ok(None) };
+            let raw: Vec<_> =
+                messages.iter().flat_map(|message| raw_elements(&Attributes(message))).collect();
+            // A hash table that grows while it is dumped gives some elements twice and others not at all,
+            // and the kernel does not call such a dump interrupted.
+            let once: HashSet<_> = raw.iter().map(|one| (&one.key, one.ends_range)).collect();
+            let whole = once.len() == raw.len();
+            Ok(whole.then_some(raw))
         })?;
         Ok(element::decode(set.kind, raw))
     }
 
-    /// Calls `each` for every object of a whole dump; nothing of an interrupted one is kept, because a
-    /// dump is read in full before the first call.
+    /// Calls `each` for every object of a whole dump; it is read in full before the first call.
     fn dump(
         &mut self,
         what: &str,
@@ -130,21 +128,41 @@ impl Nft {
         filter: &[(u16, &str)],
         mut each: impl FnMut(&Attributes<'_>),
     ) -> Result<()> {
-        let objects = self.connection.repeat(what, |connection| {
-            let request = question(connection, kind, filter);
-            let mut objects = Vec::new();
-            let whole = connection.collect(what, &request, |frame: &Frame<'_>| {
-                let body = frame.payload.get(FAMILY_HEADER..);
-                objects.push(
-                    body.ok_or_else(|| Error::unreadable(what, "an object without a header"))?.to_vec(),
-                );
-                Ok(())
-            })?;
-            Ok(whole.then_some(objects))
-        })?;
-        objects.iter().for_each(|object| each(&Attributes(object)));
+        let found = self.connection.repeat(what, |connection| objects(connection, what, kind, filter))?;
+        found.iter().for_each(|object| each(&Attributes(object)));
         Ok(())
     }
+}
+
+/// One try of a dump; `None` if it was interrupted.
+fn objects(
+    connection: &mut Connection,
+    what: &str,
+    kind: u16,
+    filter: &[(u16, &str)],
+) -> Result<Option<Vec<Vec<u8>>>> {
+    let request = question(connection, kind, filter);
+    let mut objects = Vec::new();
+    let whole = connection.collect(what, &request, |frame: &Frame<'_>| {
+        let body = frame.payload.get(FAMILY_HEADER..);
+        let body = body.ok_or_else(|| Error::unreadable(what, "an object without a header"))?;
+        objects.push(body.to_vec());
+        Ok(())
+    })?;
+    Ok(whole.then_some(objects))
+}
+
+fn raw_elements(message: &Attributes<'_>) -> Vec<RawElement> {
+    let one = |(_, entry): (u16, &[u8])| {
+        let entry = Attributes(entry);
+        let value = entry.nested(2).bytes(1);
+        Some(RawElement {
+            key: Some(entry.nested(1).bytes(1).to_vec()).filter(|key| !key.is_empty())?,
+            value: Some(value.to_vec()).filter(|value| !value.is_empty()),
+            ends_range: entry.number(3).is_some_and(|flags| flags & INTERVAL_END != 0),
+        })
+    };
+    message.nested(3).iter().filter_map(one).collect()
 }
 
 fn question(connection: &mut Connection, kind: u16, filter: &[(u16, &str)]) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! The table of the product, as the agent renders it.
+//! The table of the product, as the agent renders it. Chains are not called `mark` or `snat`: these are
+//! words of nft's language, and `nft list chain` could not name them.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -33,7 +34,7 @@ pub fn egress_ip() -> Set {
 pub fn table() -> Table {
     Table {
         sets: vec![cluster(), masquerade(), pairs(), pod_egress(), egress_ip()],
-        chains: vec![mark(), block(), snat(), guard()],
+        chains: vec![select(), block(), translate(), guard()],
     }
 }
 
@@ -57,13 +58,18 @@ fn chain(name: &str, kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Rule
     Chain { name: name.into(), kind, hook, priority, rules }
 }
 
-fn mark() -> Chain {
+fn select() -> Chain {
+    let spoofed = rule(
+        "a pod sends with its own address only",
+        vec![Match::InputDevices("ptl".into()), Match::ForeignSource],
+        vec![Action::Counter, Action::Drop],
+    );
     let mark = rule(
         "a pod's connections to the outside get their Egress",
         vec![Match::CtOriginal, to_the_outside()],
         vec![Action::SetMarkFromSource("pod_egress4".into())],
     );
-    chain("mark", ChainKind::Filter, Hook::Prerouting, -90, vec![mark])
+    chain("select", ChainKind::Filter, Hook::Prerouting, -90, vec![spoofed, mark])
 }
 
 fn block() -> Chain {
@@ -77,7 +83,7 @@ fn block() -> Chain {
     chain("block", ChainKind::Filter, Hook::Forward, -10, vec![block])
 }
 
-fn snat() -> Chain {
+fn translate() -> Chain {
     let gateway = Match::OutputDevice { name: VXLAN.into(), negate: false };
     let translated = vec![Match::CtOriginal, egress(Compare::IsNot)];
     let inside_out = vec![
@@ -94,7 +100,7 @@ fn snat() -> Chain {
         ),
         rule("without an Egress, the node's address", inside_out, vec![Action::Masquerade]),
     ];
-    chain("snat", ChainKind::Nat, Hook::Postrouting, 90, rules)
+    chain("translate", ChainKind::Nat, Hook::Postrouting, 90, rules)
 }
 
 fn guard() -> Chain {
