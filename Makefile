@@ -27,7 +27,7 @@ demo: ## the bank and its load balancer, before and after (KEEP=1 leaves it runn
 	@hack/run-demo $(if $(KEEP),--keep)
 
 demo-down: ## removes what `make demo KEEP=1` left
-	@cargo run --quiet -p portolan-bed --bin bed-probe -- down --all
+	@cargo run --quiet -p portolan-bed --bin bed -- down
 
 clean: ## removes everything that was built
 	@rm -rf target

@@ -1,0 +1,254 @@
+//! A node: its own mounts and processes beside its own network, with containerd, kubelet and kube-proxy.
+//!
+//! One process is the node: the init of its PID namespace. Killing it is pulling the plug.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::host::{Host, Running};
+use crate::plan::NodePlan;
+use crate::shell::{repository, run};
+use crate::{Bed, hyperkube};
+
+/// A node of the cluster.
+pub struct Node {
+    plan: NodePlan,
+    host: Host,
+    folder: PathBuf,
+    running: Option<Running>,
+}
+
+/// Starts all nodes and waits until each has registered with an address.
+pub(crate) fn start_all(bed: &mut Bed) -> Result<()> {
+    for plan in bed.plan.nodes.clone() {
+        let host = bed.host(&plan.name);
+        let folder = bed.state.join(&plan.name);
+        configure(bed, &plan, &folder)?;
+        let mut node = Node { plan, host, folder, running: None };
+        node.start()?;
+        bed.nodes.push(node);
+    }
+    // Every connection of the cluster's own needs this: a proxy without rights programs nothing.
+    bed.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        "bed-proxy",
+        "--clusterrole=system:node-proxier",
+        "--user=system:kube-proxy",
+    ])?;
+    for node in &bed.nodes {
+        let path =
+            ["node", node.name(), "-o", "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}"];
+        let registered = || {
+            let mut arguments = vec!["get"];
+            arguments.extend(path);
+            let seen = bed.kubectl(&arguments)?;
+            Ok(if seen.trim() == node.address() { Ok(()) } else { Err(format!("address {seen:?}")) })
+        };
+        bed.wait(&format!("{} registers", node.name()), Duration::from_secs(60), registered)?;
+    }
+    let images = repository().join("target/images");
+    bed.load_image(&images.join("pause.tar"))?;
+    bed.load_image(&images.join("workload.tar"))
+}
+
+impl Node {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// Its address.
+    pub fn address(&self) -> String {
+        self.plan.address()
+    }
+
+    /// Its network, as a host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Where its file systems are, as the machine sees them: `opt/cni/bin`, `etc/cni/net.d`, …
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    /// Starts it, again after [`Node::kill`].
+    ///
+    /// # Errors
+    /// When its processes cannot be started.
+    pub fn start(&mut self) -> Result<()> {
+        let script = self.folder.join("start").display().to_string();
+        let command =
+            ["unshare", "-m", "-p", "-f", "--kill-child", "--propagation", "private", "bash", &script];
+        let log = self.folder.join("node.log");
+        self.running = Some(self.host.spawn(&self.plan.name, &command, &log)?);
+        Ok(())
+    }
+
+    /// Pulls the plug.
+    ///
+    /// # Errors
+    /// When its network cannot be taken down.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running = None;
+        self.cut_cable()
+    }
+
+    /// Pulls the network cable.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn cut_cable(&self) -> Result<()> {
+        self.host.exec(&["ip", "link", "set", "eth0", "down"]).map(drop)
+    }
+
+    /// Plugs it in again.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn plug(&self) -> Result<()> {
+        let gateway = format!("172.16.{}.1", 10 + self.plan.rack);
+        self.host.exec(&["ip", "link", "set", "eth0", "up"])?;
+        self.host.exec(&["ip", "route", "replace", "default", "via", &gateway]).map(drop)
+    }
+
+    /// Runs a program inside: its network, its mounts, its processes.
+    ///
+    /// # Errors
+    /// What it printed.
+    pub fn exec(&self, command: &[&str]) -> Result<String> {
+        let pid = self.init()?.to_string();
+        let mut all = vec!["nsenter", "-t", &pid, "-m", "-n", "-p", "--"];
+        all.extend_from_slice(command);
+        run(&all)
+    }
+
+    pub(crate) fn load_image(&self, archive: &Path) -> Result<()> {
+        let socket = self.folder.join("containerd.sock").display().to_string();
+        let archive = archive.display().to_string();
+        run(&["ctr", "-a", &socket, "-n", "k8s.io", "images", "import", "--no-unpack", &archive])
+            .or_else(|_| run(&["ctr", "-a", &socket, "-n", "k8s.io", "images", "import", &archive]))
+            .map(drop)
+    }
+
+    pub(crate) fn leave(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.leave();
+        }
+    }
+
+    /// The machine's number of the node's first process: the child of `unshare`.
+    fn init(&self) -> Result<u32> {
+        let Some(parent) = self.running.as_ref().and_then(Running::pid) else {
+            bail!("{} is off", self.name())
+        };
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+        let first = children.split_whitespace().next().context("the node has no process yet")?;
+        Ok(first.parse()?)
+    }
+}
+
+/// Directories that each node has for itself.
+const PRIVATE: [&str; 6] =
+    ["var/lib/cni", "var/lib/kubelet", "var/log/pods", "var/log/containers", "opt/cni/bin", "etc/cni/net.d"];
+
+fn configure(bed: &Bed, plan: &NodePlan, folder: &Path) -> Result<()> {
+    for directory in PRIVATE {
+        fs::create_dir_all(folder.join("root").join(directory))?;
+    }
+    let loopback = folder.join("root/opt/cni/bin/loopback");
+    fs::copy("/usr/lib/cni/loopback", &loopback)
+        .context("/usr/lib/cni/loopback (package containernetworking-plugins)")?;
+    fs::write(folder.join("containerd.toml"), containerd(folder))?;
+    let pki = bed.state.join("pki");
+    fs::write(folder.join("kubelet.json"), kubelet(bed.id(), plan, folder, &pki).to_string())?;
+    fs::write(folder.join("proxy.json"), proxy(plan, &pki).to_string())?;
+    fs::write(folder.join("start"), script(plan, folder, &pki))?;
+    Ok(())
+}
+
+/// `restrict_oom_score_adj`: the machine withholds CAP_SYS_RESOURCE.
+fn containerd(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        r#"version = 2
+root = "{folder}/containerd"
+state = "/run/containerd"
+[grpc]
+address = "{folder}/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "localhost/bed/pause:1"
+restrict_oom_score_adj = true
+disable_tcp_service = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/opt/cni/bin"
+conf_dir = "/etc/cni/net.d"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "native"
+"#
+    )
+}
+
+fn kubelet(id: &str, plan: &NodePlan, folder: &Path, pki: &Path) -> serde_json::Value {
+    let none = json!({ "memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%",
+        "nodefs.inodesFree": "0%", "imagefs.inodesFree": "0%" });
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": format!("unix://{}", folder.join("containerd.sock").display()),
+        "authentication": {
+            "anonymous": { "enabled": false }, "webhook": { "enabled": false },
+            "x509": { "clientCAFile": pki.join("ca.crt") },
+        },
+        "authorization": { "mode": "AlwaysAllow" },
+        "tlsCertFile": pki.join(format!("{}.crt", plan.name)),
+        "tlsPrivateKeyFile": pki.join(format!("{}.key", plan.name)),
+        "cgroupDriver": "cgroupfs", "failCgroupV1": false, "cgroupsPerQOS": false, "enforceNodeAllocatable": [],
+        "cgroupRoot": format!("/ptl{id}"), "failSwapOn": false, "evictionHard": none,
+        "nodeStatusUpdateFrequency": "2s", "maxPods": 250, "registerNode": true, "localStorageCapacityIsolation": false,
+        "volumeStatsAggPeriod": "0s", "resolvConf": "", "shutdownGracePeriod": "0s",
+    })
+}
+
+fn proxy(plan: &NodePlan, pki: &Path) -> serde_json::Value {
+    json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables",
+        "hostnameOverride": plan.name, "clientConnection": { "kubeconfig": pki.join("proxy.kubeconfig") },
+        "nftables": { "minSyncPeriod": "100ms" },
+        "conntrack": { "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" },
+    })
+}
+
+/// The node's first process. /sys is fresh so that /sys/class/net is this namespace's, with the machine's control groups
+/// bound back; /run is the node's own and shared, so that kubelet can propagate mounts.
+fn script(plan: &NodePlan, folder: &Path, pki: &Path) -> String {
+    let (name, address, hyperkube) = (&plan.name, plan.address(), hyperkube());
+    let (folder, pki, hyperkube) = (folder.display(), pki.display(), hyperkube.display());
+    let binds: String = PRIVATE
+        .iter()
+        .map(|one| format!("mkdir -p /{one} && mount --bind {folder}/root/{one} /{one}\n"))
+        .collect();
+    format!(
+        r#"set -e
+mount -t proc proc /proc
+mkdir -p {folder}/cgroup
+mount --rbind /sys/fs/cgroup {folder}/cgroup
+mount -t sysfs sysfs /sys
+mount --rbind {folder}/cgroup /sys/fs/cgroup
+mount -t tmpfs tmpfs /run
+mount --make-rshared /run
+mkdir -p /run/netns /run/lock
+{binds}mount --make-rshared /var/lib/kubelet
+rm -f {folder}/containerd.sock
+containerd --config {folder}/containerd.toml >{folder}/containerd.log 2>&1 &
+{hyperkube} kube-proxy --config={folder}/proxy.json >{folder}/kube-proxy.log 2>&1 &
+until [ -S {folder}/containerd.sock ]; do read -t 0.05 <> <(:) || true; done
+exec {hyperkube} kubelet --config={folder}/kubelet.json --kubeconfig={pki}/{name}.kubeconfig \
+  --hostname-override={name} --node-ip={address} >{folder}/kubelet.log 2>&1
+"#
+    )
+}
