@@ -1,13 +1,12 @@
 //! The virtual services: one listener each, least connections to the ready pods behind it.
 //!
-//! This file keeps the set of listeners as accepted. [`listen`] accepts, [`service`] knows the members and counts,
-//! [`choose`] picks (pure), [`connection`] dials and relays, [`metrics`] tells Prometheus.
+//! This file keeps the set of listeners as accepted. [`listen`] accepts, [`service`] knows the members and counts
+//! (`portolan_core` picks), [`connection`] dials and relays, [`metrics`] tells Prometheus.
 //!
 //! Guarantees: a change of members touches no listener; a member that is removed gets no new connection and keeps
 //! those it has. A service that is removed resets its connections: its address may be somebody else's from now on, and a
 //! client should not wait for an answer that cannot come.
 
-mod choose;
 mod connection;
 mod counted;
 mod listen;

@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use portolan_core::balancing::least_connections;
 use portolan_wire::engine::{Front, Service, ServiceName};
 use tokio::sync::watch;
-
-use super::choose;
 
 /// A virtual service.
 #[derive(Debug)]
@@ -119,11 +118,12 @@ impl Virtual {
     /// The next member to try for one client, of those not yet `tried`. It counts as open from now on.
     pub fn take(&self, tried: &[SocketAddr]) -> Option<Taken> {
         let current = self.current();
-        let open =
-            |member: &Arc<Member>| (!tried.contains(&member.address)).then(|| member.open.load(Relaxed));
-        let open: Vec<Option<u64>> = current.members.iter().map(open).collect();
-        let chosen = choose::least_connections(&open, self.turn.fetch_add(1, Relaxed))?;
-        let member = current.members.get(chosen)?.clone();
+        let untried: Vec<&Arc<Member>> =
+            current.members.iter().filter(|member| !tried.contains(&member.address)).collect();
+        let load = |member: &&Arc<Member>| usize::try_from(member.open.load(Relaxed)).unwrap_or(usize::MAX);
+        let loads: Vec<usize> = untried.iter().map(load).collect();
+        let chosen = least_connections(&loads, self.turn.fetch_add(1, Relaxed))?;
+        let member = Arc::clone(untried.get(chosen)?);
         member.open.fetch_add(1, Relaxed);
         Some(Taken { member })
     }
@@ -184,6 +184,15 @@ mod tests {
         let next: Vec<SocketAddr> = (0..1).filter_map(|_| Some(subject.take(&[])?.member.address)).collect();
         assert_eq!(next, ["10.0.0.3:80".parse().unwrap()]);
         drop(first);
+    }
+
+    #[test]
+    fn a_member_that_was_tried_is_not_tried_again() {
+        let service = Virtual::new(&service(&["10.0.0.1:80", "10.0.0.2:80"]));
+        let first = service.take(&[]).unwrap().member.address;
+        let second = service.take(&[first]).unwrap().member.address;
+        assert_ne!(first, second);
+        assert!(service.take(&[first, second]).is_none());
     }
 
     #[test]

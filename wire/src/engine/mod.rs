@@ -132,7 +132,7 @@ impl Display for Front {
 /// One port of a Service of type LoadBalancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// `CLUSTER--NAMESPACE-SERVICE`; the ports of one Service share it.
+    /// `CLUSTER--NAMESPACE-SERVICE`, further ports with `-PORT`. Not unique: what identifies a service is its front.
     pub name: ServiceName,
     /// Where clients connect.
     pub front: Front,
