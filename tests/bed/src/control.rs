@@ -31,6 +31,9 @@ pub(crate) fn start(bed: &mut Bed) -> Result<()> {
     })?;
     let nodes: String = bed.plan.nodes.iter().map(|node| node_object(&node.name, &node.pod_cidr)).collect();
     bed.apply(&nodes)?;
+    // Without its service account a namespace takes no pods.
+    let account = || bed.kubectl(&["get", "serviceaccount", "default"]).map(Ok);
+    bed.wait("the default service account is there", Duration::from_secs(60), account)?;
     Ok(())
 }
 

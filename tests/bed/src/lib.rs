@@ -27,7 +27,7 @@ use anyhow::{Context, Result, bail};
 
 pub use certs::Authority;
 pub use cleanup::{beds, clean};
-pub use host::{Host, Running, Seen};
+pub use host::{Host, Running, Seen, probe};
 pub use node::Node;
 pub use plan::{NodePlan, Plan};
 pub use shell::{repository, run};
