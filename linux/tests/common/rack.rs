@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
+    os::fd::{AsFd, AsRawFd},
 };
 
 use portolan_linux::{
@@ -43,12 +44,9 @@ impl Rack {
     pub fn host(&self, name: &str, ip: [u8; 4]) -> Host {
         let space = Space::new();
         let ip = Ipv4Addr::from(ip);
-        let own = std::process::id();
-        // The pair is made in the switch, its other end handed to the host by a process in there.
-        let holder = space.run(|| std::process::Command::new("sleep").arg("60").spawn());
-        let mut holder = holder.expect("a process to name the namespace by");
-        self.switch.ip(&format!("link add {name} type veth peer name eth0 netns {}", holder.id()));
-        holder.kill().and_then(|()| holder.wait()).unwrap_or_else(|error| panic!("{own}: {error}"));
+        // `ip` takes a namespace by any path: here, our own descriptor of it.
+        let netns = format!("/proc/{}/fd/{}", std::process::id(), space.as_fd().as_raw_fd());
+        self.switch.ip(&format!("link add {name} type veth peer name eth0 netns {netns}"));
         self.switch.ip(&format!("link set {name} master br0 up"));
         space.ip(&format!("addr add {ip}/24 dev eth0"));
         space.ip("link set eth0 up");
@@ -127,7 +125,6 @@ impl Host {
 }
 
 pub fn pod_link(space: &Space, number: u8, ip: Ipv4Addr) -> PodLink<'_> {
-    use std::os::fd::AsFd;
     PodLink {
         host_name: format!("ptl{number:011x}"),
         container_name: "eth0".into(),
