@@ -14,6 +14,9 @@
 //! | link | name begins with `ptl` (pod's end on the node) or is `portolan.vx`, and its kind is the one we create | a human's veth named `ptl…`; nothing is deleted by prefix alone, only by exact name | a veth stays until its namespace goes |
 //! | nftables | the table `inet portolan` with everything in it | whatever a human adds to *our* table is deleted | cannot happen: the name is ours |
 //!
+//! Two programs of ours on one host and in one network namespace (an agent and a service engine) would
+//! take each other's routes and addresses for their own: they must not share a namespace.
+//!
 //! Replacing a route, neighbour or fdb entry in place is done only where the observed one is ours.
 
 /// The protocol number on routes, rules, addresses and neighbours. Not assigned in

@@ -79,6 +79,11 @@ pub struct VxlanView {
 }
 
 /// The VXLAN device between nodes, as desired. Learning is always off.
+///
+/// It needs two things more, which other parts of this crate bring: `local` as an address of its own
+/// ([`crate::Address`], full length) and the reverse-path filter set to loose. On a device *without* an
+/// address the kernel's loose filter is a strict one, and switching it off does not help where the host
+/// has a filter for all devices (the larger value counts).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vxlan {
     /// Its name; must be one of ours (`portolan…`).

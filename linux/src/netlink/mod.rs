@@ -142,7 +142,7 @@ impl Connection {
 
     /// All objects of one kind. A dump that was interrupted by changes is repeated, not believed.
     pub fn dump(&mut self, what: &str, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
-        self.repeat(what, |this| {
+        let found = self.repeat(what, |this| {
             let mut bytes = Vec::new();
             this.append(&mut bytes, NLM_F_DUMP, message.clone());
             let mut found = Vec::new();
@@ -155,7 +155,14 @@ impl Connection {
                 Ok(())
             })?;
             Ok(whole.then_some(found))
-        })
+        });
+        match found {
+            // A kernel without IPv6 has no objects of it.
+            Err(error) if matches!(error.errno(), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {
+                Ok(Vec::new())
+            }
+            other => other,
+        }
     }
 
     /// Repeats `once` until it yields a whole dump.

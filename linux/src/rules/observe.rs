@@ -15,12 +15,12 @@ impl Kernel {
     /// Our policy rules, both families.
     pub fn rules(&mut self) -> Result<BTreeSet<Rule>> {
         let mut rules = BTreeSet::new();
-        for (number, family) in [(AddressFamily::Inet, Family::V4), (AddressFamily::Inet6, Family::V6)] {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut question = RuleMessage::default();
-            question.header.family = number;
+            question.header.family = family;
             let found = self.route.dump("list policy rules", &RouteNetlinkMessage::GetRule(question))?;
             rules.extend(found.into_iter().filter_map(|message| match message {
-                RouteNetlinkMessage::NewRule(message) => rule(&message, family),
+                RouteNetlinkMessage::NewRule(message) => rule(&message),
                 _ => None,
             }));
         }
@@ -28,7 +28,13 @@ impl Kernel {
     }
 }
 
-fn rule(message: &RuleMessage, family: Family) -> Option<Rule> {
+fn rule(message: &RuleMessage) -> Option<Rule> {
+    // Of the message, not of the question: without IPv6 the kernel answers for all families.
+    let family = match message.header.family {
+        AddressFamily::Inet => Family::V4,
+        AddressFamily::Inet6 => Family::V6,
+        _ => return None,
+    };
     if message.header.action != RuleAction::ToTable {
         return None;
     }
