@@ -89,7 +89,8 @@ mod tests {
         install.binary().unwrap();
         install.configuration().unwrap();
         install.configuration().unwrap();
-        let entries: Vec<_> = fs::read_dir(&install.configurations).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let entries: Vec<_> =
+            fs::read_dir(&install.configurations).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(entries, [CONFIGURATION]);
         let list: serde_json::Value =
             serde_json::from_slice(&fs::read(install.configurations.join(CONFIGURATION)).unwrap()).unwrap();

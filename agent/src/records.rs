@@ -74,8 +74,9 @@ impl Records {
                 fs::remove_file(&path)?;
                 continue;
             }
-            let record: Record = serde_json::from_slice(&fs::read(&path)?)
-                .map_err(|why| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display())))?;
+            let record: Record = serde_json::from_slice(&fs::read(&path)?).map_err(|why| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()))
+            })?;
             held.insert(record.key(), record);
         }
         Ok(Self { folder, held })

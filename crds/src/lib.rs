@@ -8,6 +8,7 @@
 //! only its `apiVersion` is changed.
 
 pub mod condition;
+mod convert;
 mod egress;
 mod external_ip_pool;
 mod ip_lease;
@@ -15,6 +16,7 @@ mod ip_pool;
 mod selector;
 mod service_engine;
 
+pub use convert::{Invalid, ranges};
 pub use egress::{AppliedTo, Egress, EgressSpec, EgressStatus, OnUnavailable};
 pub use external_ip_pool::{ExternalIPPool, ExternalIPPoolSpec, ExternalIPPoolStatus};
 pub use ip_lease::{IPLease, IPLeaseSpec};
@@ -34,7 +36,8 @@ pub mod annotation {
     /// On a Namespace or a Pod: the pools to take addresses from, in order, separated by commas.
     pub const POOLS: [&str; 2] = ["portolan.dev/ippools", "ipam.antrea.io/ippools"];
     /// On a Service of type LoadBalancer: the pool its virtual address comes from.
-    pub const EXTERNAL_POOL: [&str; 2] = ["portolan.dev/external-ip-pool", "service.antrea.io/external-ip-pool"];
+    pub const EXTERNAL_POOL: [&str; 2] =
+        ["portolan.dev/external-ip-pool", "service.antrea.io/external-ip-pool"];
 
     /// The value of the first of these annotations that is present.
     pub fn first<'a>(

@@ -19,8 +19,9 @@ fn main() -> Result<()> {
         names.push(name);
     }
     let resources: String = names.iter().map(|name| format!("  - {name}\n")).collect();
-    let kustomization =
-        format!("{HEADER}apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{resources}");
+    let kustomization = format!(
+        "{HEADER}apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{resources}"
+    );
     bring(&folder.join("kustomization.yaml"), &kustomization, check)
 }
 

@@ -1,3 +1,0 @@
-//! kubectl-portolan.
-
-fn main() {}
