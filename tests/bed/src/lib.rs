@@ -52,9 +52,7 @@ impl Bed {
     /// # Errors
     /// What could not be started, and where its log is. Everything that was started is ended.
     pub fn start(plan: Plan, progress: &mut dyn FnMut(&str)) -> Result<Self> {
-        let id = fresh_id()?;
-        let state = cleanup::state_of(&id);
-        fs::create_dir_all(&state)?;
+        let (id, state) = fresh_state()?;
         let tender = tend::Tender::start(&id)?;
         progress("network: switch, router, hosts");
         network::build(&id, &plan)?;
@@ -225,7 +223,18 @@ pub(crate) fn hyperkube() -> PathBuf {
     repository().join("target/hyperkube/hyperkube")
 }
 
-fn fresh_id() -> Result<String> {
+/// An id that no other bed has: its state directory did not exist. Always six digits, so that none begins another.
+fn fresh_state() -> Result<(String, PathBuf)> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    Ok(format!("{:x}", (u128::from(std::process::id()) << 12 | (since.as_millis() & 0xfff)) & 0xff_ffff))
+    let seed = (u128::from(std::process::id()) << 8) ^ since.as_micros();
+    for attempt in 0..1000 {
+        let id = format!("{:06x}", (seed + attempt) & 0xff_ffff);
+        let state = cleanup::state_of(&id);
+        match fs::create_dir(&state) {
+            Ok(()) => return Ok((id, state)),
+            Err(why) if why.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(why) => return Err(why).with_context(|| state.display().to_string()),
+        }
+    }
+    bail!("no free bed id: bed down")
 }

@@ -40,7 +40,8 @@ fn running(bed: &Bed) {
 
 fn left(id: &str) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
-    let mut left: Vec<_> = mounts.lines().filter(|line| line.contains(&format!("ptl{id}"))).map(str::to_owned).collect();
+    let mut left: Vec<_> =
+        mounts.lines().filter(|line| line.contains(&format!("ptl{id}"))).map(str::to_owned).collect();
     for folder in ["/run/netns", "/var/tmp", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids"] {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.path().display().to_string());
@@ -56,7 +57,9 @@ fn a_pod_runs_and_what_it_does_is_seen_outside_and_nothing_is_left_behind() {
     let probe = portolan_bed::probe().display().to_string();
     bed.spawn("erp-db", "erp-db", &[&probe, "serve", "--port", "5432", "--record", &record]).unwrap();
     running(&bed);
-    let answer = bed.kubectl(&["exec", "web", "--", "bed-probe", "dial", "172.16.20.9:5432", "--tag", "hello"]).unwrap();
+    let answer = bed
+        .kubectl(&["exec", "web", "--", "bed-probe", "dial", "172.16.20.9:5432", "--tag", "hello"])
+        .unwrap();
     assert!(answer.contains("sees 172.16.11.11"), "{answer}");
     let seen = bed.host("erp-db").seen().unwrap();
     assert_eq!((seen[0].source.as_str(), seen[0].said.as_str()), ("172.16.11.11", "hello"));
@@ -104,6 +107,6 @@ fn a_bed_whose_owner_is_killed_goes_away() {
     let deadline = std::time::Instant::now() + PATIENCE;
     while !left(&up).is_empty() {
         assert!(std::time::Instant::now() < deadline, "left: {:?}", left(&up));
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
