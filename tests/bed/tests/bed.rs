@@ -1,5 +1,6 @@
 //! The bed by itself, with the reference plugins `ptp` and `host-local` in Portolan's place: what every other suite
 //! stands on. Needs root.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may panic")]
 
 use std::fs;
 use std::process::Command;

@@ -1,10 +1,12 @@
-//! The bed's own program: tends a bed, or removes those that were kept.
+//! The bed's own program: starts a bed to play with, tends one, or removes those that were kept.
+
+use std::io::Write;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use portolan_bed::{beds, clean, tend};
+use portolan_bed::{Bed, Plan, beds, clean, tend};
 
 #[derive(Parser)]
 struct Flags {
@@ -14,6 +16,12 @@ struct Flags {
 
 #[derive(Subcommand)]
 enum What {
+    /// Starts a bed without a network plugin and leaves it running.
+    Up {
+        /// How many nodes.
+        #[arg(default_value_t = 3)]
+        nodes: u8,
+    },
     /// Ends a bed when standard input closes.
     Tend {
         /// The bed.
@@ -28,12 +36,23 @@ enum What {
 
 fn main() -> Result<()> {
     match Flags::parse().what {
+        What::Up { nodes } => up(nodes),
         What::Tend { id } => tend(&id),
         What::Down { id } => {
             let ids = id.map_or_else(beds, |id| Ok(vec![id]))?;
             ids.iter().try_for_each(|id| down(id))
         }
     }
+}
+
+fn up(nodes: u8) -> Result<()> {
+    let mut output = std::io::stdout();
+    let bed = Bed::start(Plan::bank(nodes), &mut |step| {
+        // Without a reader the bed still starts.
+        let _ = writeln!(std::io::stdout(), "{step}");
+    })?;
+    writeln!(output, "bed {}: KUBECONFIG={}", bed.id(), bed.kubeconfig().display())?;
+    bed.keep()
 }
 
 fn down(id: &str) -> Result<()> {
