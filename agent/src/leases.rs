@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Leases {
     wishes: UnboundedSender<Wish>,
-    asked: BTreeSet<String>,
+    asked: BTreeMap<String, Lease>,
     won: BTreeMap<String, Lease>,
     lost: BTreeMap<String, Instant>,
     returning: BTreeSet<String>,
@@ -32,7 +32,7 @@ impl Leases {
     pub fn new(wishes: UnboundedSender<Wish>) -> Self {
         Self {
             wishes,
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
             won: BTreeMap::new(),
             lost: BTreeMap::new(),
             returning: BTreeSet::new(),
@@ -49,13 +49,14 @@ impl Leases {
 
     /// Leases that must neither give an address nor be claimed now.
     pub fn untouchable(&self) -> BTreeSet<String> {
-        let sets = self.asked.iter().chain(self.lost.keys()).chain(&self.returning).chain(&self.returned);
+        let sets = self.asked.keys().chain(self.lost.keys()).chain(&self.returning).chain(&self.returned);
         sets.cloned().collect()
     }
 
-    /// Asks for a lease, once.
+    /// Asks for a lease, unless one of the same pool has been asked for already: pods that come together wait for one.
     pub fn claim(&mut self, lease: Lease) {
-        if self.asked.insert(lease.name.clone()) {
+        if !self.asked.values().any(|asked| asked.pool == lease.pool) {
+            self.asked.insert(lease.name.clone(), lease.clone());
             self.wish(Wish::Claim(lease));
         }
     }
@@ -127,11 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_was_won_counts_before_the_watch_shows_it() {
+    fn one_lease_is_asked_for_at_a_time_and_counts_before_the_watch_shows_it() {
         let (wishes, mut carried) = unbounded_channel();
         let mut leases = Leases::new(wishes);
         leases.claim(lease());
-        leases.claim(lease());
+        leases.claim(Lease::new("erp", "10.20.1.16/28".parse().unwrap(), "node-1"));
         assert!(matches!(carried.try_recv(), Ok(Wish::Claim(_))) && carried.try_recv().is_err());
         assert!(leases.untouchable().contains(&lease().name));
         assert_eq!(leases.learn(Outcome::Won(lease()), Instant::now()), None);
