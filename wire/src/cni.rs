@@ -150,7 +150,8 @@ impl Failure {
 /// When the message does not serialise or is larger than [`MAX_FRAME`].
 pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(message)?;
-    let length = u32::try_from(body.len()).ok().filter(|length| *length <= MAX_FRAME).ok_or_else(too_large)?;
+    let length =
+        u32::try_from(body.len()).ok().filter(|length| *length <= MAX_FRAME).ok_or_else(too_large)?;
     let mut frame = Vec::with_capacity(body.len() + 4);
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&body);
