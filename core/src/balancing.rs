@@ -1,9 +1,7 @@
-//! Virtual services: which addresses outside lead to which pods, and what an engine is told.
+//! Virtual services: which addresses outside lead to which pods, and which pod gets the next connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-
-use ipnet::IpNet;
 
 /// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,64 +32,6 @@ pub struct VirtualService {
     pub protocol: Protocol,
     /// The pods behind it. None: connections are refused.
     pub members: BTreeSet<Member>,
-}
-
-/// All that an engine has to bring about for one cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EngineState {
-    /// The cluster's name.
-    pub cluster: String,
-    /// Counts up with every change.
-    pub generation: u64,
-    /// Prefix to next hop.
-    pub routes: BTreeMap<IpNet, IpAddr>,
-    /// Virtual services by name.
-    pub services: BTreeMap<String, VirtualService>,
-}
-
-/// Why one cluster's state cannot stand beside another's on one engine.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EngineConflict {
-    /// Both route (part of) a prefix.
-    #[error(
-        "{prefix} overlaps {with}, which cluster {cluster:?} routes: give the clusters pod networks of their own"
-    )]
-    Prefix {
-        /// Ours.
-        prefix: IpNet,
-        /// Theirs.
-        with: IpNet,
-        /// Who they are.
-        cluster: String,
-    },
-    /// Both serve one address and port.
-    #[error("{vip}:{port} is served for cluster {cluster:?}: give the clusters VIP pools of their own")]
-    Vip {
-        /// The virtual address.
-        vip: IpAddr,
-        /// The port.
-        port: u16,
-        /// Who serves it.
-        cluster: String,
-    },
-}
-
-impl EngineState {
-    /// The first thing of this state that another cluster's has too.
-    pub fn conflict_with(&self, other: &Self) -> Option<EngineConflict> {
-        let overlap = |prefix: &IpNet| {
-            other.routes.keys().find(|with| with.contains(prefix) || prefix.contains(*with)).copied()
-        };
-        let prefix = self.routes.keys().find_map(|prefix| Some((*prefix, overlap(prefix)?)));
-        if let Some((prefix, with)) = prefix {
-            return Some(EngineConflict::Prefix { prefix, with, cluster: other.cluster.clone() });
-        }
-        let same = |one: &VirtualService| {
-            other.services.values().any(|two| (one.vip, one.port) == (two.vip, two.port))
-        };
-        let service = self.services.values().find(|one| same(one))?;
-        Some(EngineConflict::Vip { vip: service.vip, port: service.port, cluster: other.cluster.clone() })
-    }
 }
 
 /// A port of a Service.
@@ -187,33 +127,5 @@ mod tests {
         assert_eq!(least_connections(&[3, 1, 2], 0), Some(1));
         let picks: Vec<_> = (0..4).map(|cursor| least_connections(&[0, 0, 0], cursor).unwrap()).collect();
         assert_eq!(picks, [0, 1, 2, 0]);
-    }
-
-    #[test]
-    fn two_clusters_on_one_engine_must_not_share_a_prefix_or_a_vip() {
-        let state = |cluster: &str, prefix: &str| EngineState {
-            cluster: cluster.into(),
-            routes: [(prefix.parse().unwrap(), ip("10.100.1.101"))].into(),
-            ..EngineState::default()
-        };
-        let (a, b, c) = (state("a", "10.10.0.0/16"), state("b", "10.10.1.0/24"), state("c", "10.11.0.0/16"));
-        assert!(a.conflict_with(&b).unwrap().to_string().contains("\"b\""));
-        assert_eq!(a.conflict_with(&c), None);
-        let vip = |cluster: &str| EngineState {
-            cluster: cluster.into(),
-            services: virtual_services(
-                cluster,
-                "d",
-                "s",
-                ip("172.16.251.1"),
-                &[ServicePort { name: String::new(), port: 80 }],
-                &[],
-            )
-            .into_iter()
-            .map(|service| (service.name.clone(), service))
-            .collect(),
-            ..EngineState::default()
-        };
-        assert!(matches!(vip("a").conflict_with(&vip("b")), Some(EngineConflict::Vip { port: 80, .. })));
     }
 }
