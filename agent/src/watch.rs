@@ -5,6 +5,7 @@
 //! every kind has been listed there is no world, and nothing is decided.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures::{StreamExt, TryStreamExt};
@@ -18,6 +19,7 @@ use portolan_core::ipam::Lease;
 use portolan_core::{egress, external, ipam, routes};
 use portolan_crds::annotation::{self, POOLS};
 use portolan_crds::{Egress, ExternalIPPool, IPLease, IPPool};
+use portolan_daemon::flood::Flood;
 use portolan_daemon::tasks::Tasks;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
@@ -78,11 +80,16 @@ where
     let (reader, writer) = store();
     let (api, changed) = (Api::<K>::all(client.clone()), Arc::clone(changed));
     tasks.spawn(name, async move {
+        let mut flood = Flood::new(Duration::from_secs(60));
         let stream = watcher(api, config)
             .default_backoff()
             .modify(|object| object.managed_fields_mut().clear())
             .reflect(writer)
-            .inspect_err(|error| tracing::debug!(%error, name, "will be repeated"));
+            .inspect_err(|error| {
+                if let Some(repeated) = flood.admit(&error.to_string(), Instant::now()) {
+                    tracing::warn!(%error, repeated, "{name} is interrupted and will be repeated");
+                }
+            });
         stream.for_each(|_| async { changed.notify_one() }).await;
     });
     reader

@@ -33,13 +33,14 @@ pub async fn reconcile(client: &Client, facts: &Facts, vips: &Vips) -> Result<()
     let addresses: BTreeMap<IpAddr, Selector> =
         facts.egresses.iter().filter_map(|egress| Some((address(egress)?, selector(egress)))).collect();
     let owners = owners(&addresses, &facts.members);
+    let mut outcomes = Vec::new();
     for egress in &facts.egresses {
         let Some(outcome) = assigned.get(&egress.name_any()) else { continue };
         let before = egress.status.clone().unwrap_or_default();
         let after = state(egress, outcome, &owners, &now);
-        status::write(&api, egress, &before, &after).await?;
+        outcomes.push(status::write(&api, egress, &before, &after).await);
     }
-    Ok(())
+    status::all(outcomes)
 }
 
 fn request(egress: &Egress) -> Request {

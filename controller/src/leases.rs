@@ -9,6 +9,7 @@ use portolan_core::ipam::reclaim::orphaned;
 use portolan_crds::IPLease;
 
 use crate::facts::Facts;
+use crate::status;
 
 /// Deletes orphaned leases: each the very object that was looked at, for its name may be another's by now.
 pub async fn reconcile(client: &Client, facts: &Facts) -> Result<()> {
@@ -16,6 +17,7 @@ pub async fn reconcile(client: &Client, facts: &Facts) -> Result<()> {
     let nodes: BTreeSet<_> = facts.nodes.iter().map(|node| node.name.clone()).collect();
     let orphans: BTreeSet<_> =
         orphaned(&facts.leases, &nodes).into_iter().map(|lease| lease.name.clone()).collect();
+    let mut outcomes = Vec::new();
     for object in facts.lease_objects.iter().filter(|object| orphans.contains(&object.name_any())) {
         let name = object.name_any();
         let preconditions = Preconditions { uid: object.uid(), ..Preconditions::default() };
@@ -23,8 +25,8 @@ pub async fn reconcile(client: &Client, facts: &Facts) -> Result<()> {
         match api.delete(&name, &params).await {
             Ok(_) => tracing::info!(lease = name, node = object.spec.node, "reclaimed: its node is gone"),
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-            Err(error) => return Err(error).with_context(|| format!("IPLease {name}")),
+            Err(error) => outcomes.push(Err(error).with_context(|| format!("IPLease {name}"))),
         }
     }
-    Ok(())
+    status::all(outcomes)
 }

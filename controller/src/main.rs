@@ -111,10 +111,5 @@ async fn pass(client: &Client, cluster: &str, stores: &Stores, engines: &mut Eng
     let pools = pools::reconcile(client, &facts, &vips).await;
     let leases = leases::reconcile(client, &facts).await;
     engines.follow(&facts, &feed::feed(cluster, &facts, &vips));
-    let troubles: Vec<_> = [services, egresses, pools, leases]
-        .into_iter()
-        .filter_map(Result::err)
-        .map(|one| format!("{one:#}"))
-        .collect();
-    if troubles.is_empty() { Ok(()) } else { anyhow::bail!("{}", troubles.join("; ")) }
+    status::all([services, egresses, pools, leases])
 }

@@ -18,13 +18,14 @@ use crate::status;
 pub async fn reconcile(client: &Client, facts: &Facts, vips: &Vips) -> Result<()> {
     let claims = claims(facts);
     let (api, now) = (Api::<IPPool>::all(client.clone()), status::now());
+    let mut outcomes = Vec::new();
     for (object, pool) in &facts.pools {
         let before = object.status.clone().unwrap_or_default();
         let mut after = IPPoolStatus { usage: usage(facts, pool), ..before.clone() };
         for statement in statements(&format!("IPPool {}", object.name_any()), pool.as_ref(), &claims) {
             condition::set(&mut after.conditions, object.metadata.generation, &now, statement);
         }
-        status::write(&api, object, &before, &after).await?;
+        outcomes.push(status::write(&api, object, &before, &after).await);
     }
     let api = Api::<ExternalIPPool>::all(client.clone());
     for (object, pool) in &facts.external {
@@ -36,9 +37,9 @@ pub async fn reconcile(client: &Client, facts: &Facts, vips: &Vips) -> Result<()
             &now,
             validity(pool.as_ref().err()),
         );
-        status::write(&api, object, &before, &after).await?;
+        outcomes.push(status::write(&api, object, &before, &after).await);
     }
-    Ok(())
+    status::all(outcomes)
 }
 
 fn statements(owner: &str, pool: Result<&Pool, &Invalid>, claims: &[Claim]) -> Vec<Statement<'static>> {

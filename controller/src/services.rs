@@ -52,24 +52,30 @@ pub async fn reconcile(client: &Client, facts: &Facts) -> (Result<()>, Vips) {
     let (mut vips, mut outcome) = (Vips::default(), Ok(()));
     for service in ours {
         let pool = annotation::first(Some(service.annotations()), &EXTERNAL_POOL).map(str::to_owned);
-        let Some(pool) = pool.or_else(|| default.clone()).and_then(|name| pools.get(&name)) else { continue };
-        let vip = match address(&service, pool, &used) {
-            Ok(vip) => vip,
-            Err(why) => {
+        let Some(name) = pool.or_else(|| default.clone()) else { continue };
+        let vip = match pools.get(&name).map(|pool| address(&service, pool, &used)) {
+            Some(Ok(vip)) => Some(vip),
+            Some(Err(why)) => {
                 outcome = outcome.and(Err(anyhow::anyhow!(why)));
-                continue;
+                None
             }
+            // A pool that is gone or invalid gives nothing new, but what it gave stays given.
+            None => current(&service),
         };
-        used.insert(vip);
-        if let Err(error) = write(client, &service, Some(vip)).await {
+        if let Err(error) = write(client, &service, vip).await {
             outcome = outcome.and(Err(error));
         }
+        let Some(vip) = vip else { continue };
+        used.insert(vip);
         let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
         vips.owners.insert(vip, format!("Service {namespace}/{name}"));
         vips.services.push((service, vip));
     }
-    let stale = facts.services.iter().filter(|service| !is_ours(service)).filter(|service| {
-        current(service).is_some_and(|address| pools.values().any(|pool| pool.usable.contains(address)))
+    // Only those that are no load balancers any more: what another class serves is not ours to clear.
+    let stale = facts.services.iter().filter(|service| {
+        let balancer =
+            service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
+        !balancer && current(service).is_some_and(|one| pools.values().any(|pool| pool.usable.contains(one)))
     });
     for service in stale {
         if let Err(error) = write(client, service, None).await {

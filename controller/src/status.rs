@@ -10,6 +10,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+/// Several outcomes as one: everything has been tried, and every trouble is told.
+pub fn all(outcomes: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    let troubles: Vec<_> =
+        outcomes.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    if troubles.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(troubles.join("; "))) }
+}
+
 /// This moment, for conditions.
 pub fn now() -> Time {
     Time(Timestamp::now())

@@ -1,6 +1,7 @@
 //! The watches: one reflector per kind. Each change wakes the pass.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures::{StreamExt, TryStreamExt};
@@ -11,6 +12,7 @@ use kube::runtime::reflector::{Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use portolan_crds::{Egress, ExternalIPPool, IPLease, IPPool, ServiceEngine};
+use portolan_daemon::flood::Flood;
 use portolan_daemon::reconcile::Wake;
 use portolan_daemon::tasks::Tasks;
 use serde::de::DeserializeOwned;
@@ -85,11 +87,16 @@ where
     let (reader, writer) = store();
     let (api, wake) = (Api::<K>::all(client.clone()), wake.clone());
     tasks.spawn(name, async move {
+        let mut flood = Flood::new(Duration::from_secs(60));
         let stream = watcher(api, watcher::Config::default())
             .default_backoff()
             .modify(|object| object.managed_fields_mut().clear())
             .reflect(writer)
-            .inspect_err(|error| tracing::debug!(%error, name, "will be repeated"));
+            .inspect_err(|error| {
+                if let Some(repeated) = flood.admit(&error.to_string(), Instant::now()) {
+                    tracing::warn!(%error, repeated, "{name} is interrupted and will be repeated");
+                }
+            });
         stream.for_each(|_| async { wake.up() }).await;
     });
     reader

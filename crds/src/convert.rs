@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use portolan_core::address::{self, Ranges};
 use portolan_core::egress;
 use portolan_core::external::ExternalPool;
@@ -83,8 +84,8 @@ impl TryFrom<&IPLease> for Lease {
 
     fn try_from(from: &IPLease) -> Result<Self, Invalid> {
         let spec = &from.spec;
-        let block =
-            spec.block.parse().map_err(|_| Invalid::new("spec.block", &spec.block, "delete this lease"))?;
+        let block = spec.block.parse::<IpNet>().ok().filter(|block| block.trunc() == *block);
+        let block = block.ok_or_else(|| Invalid::new("spec.block", &spec.block, "delete this lease"))?;
         let name = from.metadata.name.clone().unwrap_or_default();
         Ok(Self { name, pool: spec.pool.clone(), block, node: spec.node.clone() })
     }
