@@ -16,6 +16,9 @@ use crate::world::World;
 /// A lease that was lost, or could not be asked for, is not asked for again within this time.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// A lease in which no address is held for this long goes back to its pool.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// Leases under way.
 #[derive(Debug)]
 pub struct Leases {
@@ -25,6 +28,7 @@ pub struct Leases {
     lost: BTreeMap<String, Instant>,
     returning: BTreeSet<String>,
     returned: BTreeSet<String>,
+    idle: BTreeMap<String, Instant>,
 }
 
 impl Leases {
@@ -37,6 +41,7 @@ impl Leases {
             lost: BTreeMap::new(),
             returning: BTreeSet::new(),
             returned: BTreeSet::new(),
+            idle: BTreeMap::new(),
         }
     }
 
@@ -61,11 +66,17 @@ impl Leases {
         }
     }
 
-    /// Gives a lease back, once.
-    pub fn give_back(&mut self, lease: &Lease) {
-        if !self.untouchable().contains(&lease.name) {
-            self.returning.insert(lease.name.clone());
-            self.wish(Wish::GiveBack(lease.clone()));
+    /// Gives back those of the unused leases that have been so for a while: not at once, for a pod that restarts comes back
+    /// within seconds.
+    pub fn give_back_idle(&mut self, unused: &[&Lease], now: Instant) {
+        self.idle.retain(|name, _| unused.iter().any(|lease| lease.name == *name));
+        let untouchable = self.untouchable();
+        for lease in unused.iter().filter(|lease| !untouchable.contains(&lease.name)) {
+            let since = *self.idle.entry(lease.name.clone()).or_insert(now);
+            if now.duration_since(since) >= IDLE {
+                self.returning.insert(lease.name.clone());
+                self.wish(Wish::GiveBack((*lease).clone()));
+            }
         }
     }
 
@@ -144,7 +155,10 @@ mod tests {
     fn a_lease_on_its_way_back_gives_nothing_until_the_watch_has_seen_it_go() {
         let (wishes, _carried) = unbounded_channel();
         let mut leases = Leases::new(wishes);
-        leases.give_back(&lease());
+        let now = Instant::now();
+        leases.give_back_idle(&[&lease()], now);
+        assert!(leases.untouchable().is_empty());
+        leases.give_back_idle(&[&lease()], now + IDLE);
         leases.learn(Outcome::GivenBack(lease()), Instant::now());
         leases.settle(&seen(), Instant::now());
         assert!(leases.untouchable().contains(&lease().name));

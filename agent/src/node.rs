@@ -156,7 +156,7 @@ impl Owner {
         self.leases.settle(&world, Instant::now());
         if due {
             self.release_what_no_pod_holds();
-            self.give_back_what_is_not_needed(&world);
+            self.give_back_what_is_not_used(&world);
         }
         match self.bring_about(&world) {
             Ok(()) => self.begin(),
@@ -238,12 +238,11 @@ impl Owner {
         }
     }
 
-    fn give_back_what_is_not_needed(&mut self, world: &World) {
+    fn give_back_what_is_not_used(&mut self, world: &World) {
         let held: BTreeSet<_> = self.records.iter().map(|record| record.address).collect();
         let known = self.leases.known(world);
-        for lease in reclaim::unused(&self.node, &known, &world.pools, &held) {
-            self.leases.give_back(lease);
-        }
+        let unused = reclaim::unused(&self.node, &known, &held);
+        self.leases.give_back_idle(&unused, Instant::now());
     }
 
     /// Tries what is parked. Nothing overtakes: a DEL waits for the ADD before it, in this one thread.

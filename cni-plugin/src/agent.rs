@@ -24,12 +24,15 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Away(why) => {
-                let remedy = "is the portolan-agent pod of this node running? kubectl -n portolan-system get pods";
+                let remedy =
+                    "is the portolan-agent pod of this node running? kubectl -n portolan-system get pods";
                 Self::later(format!("the agent at {} does not answer: {why}", socket()), remedy)
             }
-            Error::Namespace(path, why) => {
-                Self::new(code::INVALID_ENVIRONMENT, format!("CNI_NETNS {path:?}: {why}"), "the runtime has to make it")
-            }
+            Error::Namespace(path, why) => Self::new(
+                code::INVALID_ENVIRONMENT,
+                format!("CNI_NETNS {path:?}: {why}"),
+                "the runtime has to make it",
+            ),
         }
     }
 }
@@ -54,8 +57,13 @@ fn exchange(request: &Request, namespace: Option<&File>) -> std::io::Result<Resp
     let descriptors: Vec<_> = namespace.iter().map(|file| file.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let control: &[ControlMessage] = if descriptors.is_empty() { &[] } else { &rights };
-    let sent =
-        sendmsg::<UnixAddr>(stream.as_raw_fd(), &[IoSlice::new(&frame)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    let sent = sendmsg::<UnixAddr>(
+        stream.as_raw_fd(),
+        &[IoSlice::new(&frame)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
     stream.write_all(frame.get(sent..).unwrap_or_default())?;
     cni::read(&mut stream)
 }

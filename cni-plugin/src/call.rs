@@ -50,7 +50,8 @@ struct Configuration {
 impl Input {
     /// The call of this process.
     pub fn of_this_process() -> Self {
-        let environment = std::env::vars().filter(|(key, _)| key.starts_with("CNI_")).collect::<BTreeMap<_, _>>();
+        let environment =
+            std::env::vars().filter(|(key, _)| key.starts_with("CNI_")).collect::<BTreeMap<_, _>>();
         let mut stdin = Vec::new();
         // VERSION needs no configuration, and a caller may have left its standard input open (rule 1).
         let read = if environment.get("CNI_COMMAND").is_some_and(|command| command == "VERSION") {
@@ -63,7 +64,8 @@ impl Input {
 
     /// The version to answer in: the configuration's, or the newest where it names none that is known.
     pub fn version(&self) -> String {
-        let asked = self.stdin.as_ref().ok().and_then(|bytes| serde_json::from_slice::<Configuration>(bytes).ok());
+        let asked =
+            self.stdin.as_ref().ok().and_then(|bytes| serde_json::from_slice::<Configuration>(bytes).ok());
         let asked = asked.and_then(|configuration| configuration.cni_version);
         asked.filter(|version| VERSIONS.contains(&version.as_str())).unwrap_or_else(|| "1.0.0".to_owned())
     }
@@ -75,13 +77,17 @@ impl Input {
             Some("ADD") => Command::Add,
             Some("DEL") => Command::Del,
             Some("CHECK") => Command::Check,
-            Some(other) => return Err(environment(format!("CNI_COMMAND {other:?} is not one this plugin knows"))),
+            Some(other) => {
+                return Err(environment(format!("CNI_COMMAND {other:?} is not one this plugin knows")));
+            }
             None => return Err(environment("CNI_COMMAND is missing".to_owned())),
         };
         self.require(command)?;
         let container_id = self.variable("CNI_CONTAINERID").unwrap_or_default();
         if !is_container_id(container_id) {
-            return Err(environment(format!("CNI_CONTAINERID {container_id:?} has characters that are not allowed")));
+            return Err(environment(format!(
+                "CNI_CONTAINERID {container_id:?} has characters that are not allowed"
+            )));
         }
         let interface = self.variable("CNI_IFNAME").unwrap_or_default();
         if !is_interface(interface) {
@@ -118,7 +124,11 @@ impl Input {
             .as_ref()
             .map_err(|why| Failure::new(code::IO_FAILURE, "standard input cannot be read", why.as_str()))?;
         let configuration: Configuration = serde_json::from_slice(bytes).map_err(|why| {
-            Failure::new(code::DECODING_FAILURE, "the network configuration is not valid JSON", why.to_string())
+            Failure::new(
+                code::DECODING_FAILURE,
+                "the network configuration is not valid JSON",
+                why.to_string(),
+            )
         })?;
         let version = configuration.cni_version.as_deref().unwrap_or("0.1.0");
         if !VERSIONS.contains(&version) {
@@ -139,7 +149,11 @@ impl Input {
 }
 
 fn environment(message: String) -> Failure {
-    Failure::new(code::INVALID_ENVIRONMENT, message, "the runtime has to set it (CNI specification, section 2)")
+    Failure::new(
+        code::INVALID_ENVIRONMENT,
+        message,
+        "the runtime has to set it (CNI specification, section 2)",
+    )
 }
 
 fn is_container_id(text: &str) -> bool {
@@ -169,9 +183,14 @@ fn expected(command: Command, previous: Option<&Value>) -> Result<Vec<IpAddr>, F
     if command != Command::Check {
         return Ok(vec![]);
     }
-    let addresses = previous.and_then(|result| result.get("ips")).and_then(Value::as_array).ok_or_else(|| {
-        Failure::new(code::INVALID_CONFIGURATION, "prevResult is missing", "CHECK needs the result of ADD")
-    })?;
+    let addresses =
+        previous.and_then(|result| result.get("ips")).and_then(Value::as_array).ok_or_else(|| {
+            Failure::new(
+                code::INVALID_CONFIGURATION,
+                "prevResult is missing",
+                "CHECK needs the result of ADD",
+            )
+        })?;
     let text = addresses.iter().filter_map(|entry| entry.get("address").and_then(Value::as_str));
     text.map(|address| {
         address.split('/').next().unwrap_or_default().parse().map_err(|_| {
@@ -214,7 +233,11 @@ mod tests {
         for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
             assert!(failure.message.contains(name), "{failure}");
         }
-        assert!(input(&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "e")], GOOD).parse().is_ok());
+        assert!(
+            input(&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "e")], GOOD)
+                .parse()
+                .is_ok()
+        );
     }
 
     #[test]
@@ -247,7 +270,10 @@ mod tests {
     #[test]
     fn rule_8_the_pod_is_read_from_the_arguments_and_unknown_keys_are_ignored() {
         let read = pod("IgnoreUnknown=1;K8S_POD_NAMESPACE=erp;K8S_POD_NAME=erp-0;X=y;K8S_POD_UID=u").unwrap();
-        assert_eq!((read.namespace.as_str(), read.name.as_str(), read.uid.as_deref()), ("erp", "erp-0", Some("u")));
+        assert_eq!(
+            (read.namespace.as_str(), read.name.as_str(), read.uid.as_deref()),
+            ("erp", "erp-0", Some("u"))
+        );
         assert!(pod("").is_none());
     }
 }

@@ -41,9 +41,12 @@ fn run(input: &Input) -> Result<String, Failure> {
                 // The agent releases the address itself once the pod's end of the pair is gone with its namespace.
                 (Command::Del, Err(agent::Error::Away(_))) => Ok(String::new()),
                 (_, Err(error)) => Err(error.into()),
-                (Command::Add, Ok(Response::Done)) | (Command::Del | Command::Check, Ok(Response::Added(_))) => {
-                    Err(Failure::new(code::IO_FAILURE, "the agent answered another question", "is its version older?"))
-                }
+                (Command::Add, Ok(Response::Done))
+                | (Command::Del | Command::Check, Ok(Response::Added(_))) => Err(Failure::new(
+                    code::IO_FAILURE,
+                    "the agent answered another question",
+                    "is its version older?",
+                )),
             }
         }
     }

@@ -144,7 +144,7 @@ impl World {
         let held: BTreeSet<_> = node.held.keys().copied().collect();
         let leases: BTreeMap<_, _> =
             known(node).into_iter().filter(|(name, _)| !node.untouchable.contains(name)).collect();
-        for lease in reclaim::unused(&node.name, &leases, &self.pools, &held) {
+        for lease in reclaim::unused(&node.name, &leases, &held) {
             node.untouchable.insert(lease.name.clone());
             node.under_way.push(Request::Delete(lease.name.clone()));
         }

@@ -123,8 +123,7 @@ fn exhausted(bank: &mut Bank) {
         let left = leases["items"]
             .as_array()
             .map_or(0, |all| all.iter().filter(|one| one["spec"]["pool"] == "tiny").count());
-        // One node may keep one empty lease as headroom.
-        Ok(if left <= 2 { Ok(()) } else { Err(format!("{left} leases")) })
+        Ok(if left == 0 { Ok(()) } else { Err(format!("{left} leases")) })
     })
     .unwrap();
     delete(bank, "ippool", "tiny");
