@@ -85,7 +85,10 @@ impl Host {
 
     pub(crate) fn spawn(&self, name: &str, command: &[&str], log: &Path) -> Result<Running> {
         let file = File::create(log).with_context(|| log.display().to_string())?;
-        let child = Command::new("nsenter")
+        // In a session of its own: what happens to the owner's terminal is not this program's business. Neither program
+        // forks, so the child is the program itself.
+        let child = Command::new("setsid")
+            .arg("nsenter")
             .arg(format!("--net={}", self.netns()))
             .arg("--")
             .args(command)
