@@ -1,16 +1,19 @@
 //! Claims leases and gives them back: the only writes of the agent to the API server, none of them per pod.
 //!
 //! Owns nothing; the node's owner decides, this task carries the request and brings the answer. Creating the object is
-//! the claim. A create that timed out may have succeeded: "exists already" is then followed by a look at whose it is.
+//! the claim. A create that timed out may have succeeded: "exists already" is then followed by a look at whose it is. A lease
+//! is marked as released before it is deleted: a deletion whose answer was lost can arrive at any later time, also after a
+//! restart of the agent, and must not take away what is in use by then.
 
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::Result;
-use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::{Api, Client};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
 use portolan_core::ipam::Lease;
 use portolan_crds::{IPLease, IPLeaseSpec};
+use serde_json::json;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::node::Event;
@@ -62,12 +65,14 @@ async fn grant(api: &Api<IPLease>, wish: &Wish) -> Result<Outcome> {
                 pool: lease.pool.clone(),
                 block: lease.block.to_string(),
                 node: lease.node.clone(),
+                released: false,
             };
             match api.create(&PostParams::default(), &IPLease::new(&lease.name, spec)).await {
                 Ok(_) => Ok(Outcome::Won(lease.clone())),
                 Err(kube::Error::Api(status)) if status.is_already_exists() => {
                     let holder = api.get_opt(&lease.name).await?;
-                    let mine = holder.is_some_and(|found| found.spec.node == lease.node);
+                    let mine =
+                        holder.is_some_and(|found| found.spec.node == lease.node && !found.spec.released);
                     Ok(if mine { Outcome::Won(lease.clone()) } else { Outcome::Lost(lease.clone()) })
                 }
                 Err(error) => Err(error.into()),
@@ -77,7 +82,13 @@ async fn grant(api: &Api<IPLease>, wish: &Wish) -> Result<Outcome> {
             // Only the very object that is ours: after a claim by somebody else the name is theirs.
             if let Some(found) = api.get_opt(&lease.name).await?.filter(|found| found.spec.node == lease.node)
             {
-                let preconditions = Preconditions { uid: found.metadata.uid, ..Preconditions::default() };
+                let uid = found.uid();
+                if !found.spec.released {
+                    let released = json!({ "metadata": { "uid": uid }, "spec": { "released": true } });
+                    api.patch(&lease.name, &PatchParams::default(), &Patch::Merge(released)).await?;
+                }
+                // From here on no agent of this node uses the lease, however late the deletion arrives.
+                let preconditions = Preconditions { uid, ..Preconditions::default() };
                 let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
                 api.delete(&lease.name, &params).await?;
             }

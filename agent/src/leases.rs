@@ -26,7 +26,8 @@ pub struct Leases {
     asked: BTreeMap<String, Lease>,
     won: BTreeMap<String, Lease>,
     lost: BTreeMap<String, Instant>,
-    returning: BTreeSet<String>,
+    /// On their way back, and when a request that failed is to be repeated. Used never again: it may have arrived.
+    returning: BTreeMap<String, (Lease, Option<Instant>)>,
     returned: BTreeSet<String>,
     idle: BTreeMap<String, Instant>,
 }
@@ -39,7 +40,7 @@ impl Leases {
             asked: BTreeMap::new(),
             won: BTreeMap::new(),
             lost: BTreeMap::new(),
-            returning: BTreeSet::new(),
+            returning: BTreeMap::new(),
             returned: BTreeSet::new(),
             idle: BTreeMap::new(),
         }
@@ -54,7 +55,8 @@ impl Leases {
 
     /// Leases that must neither give an address nor be claimed now.
     pub fn untouchable(&self) -> BTreeSet<String> {
-        let sets = self.asked.keys().chain(self.lost.keys()).chain(&self.returning).chain(&self.returned);
+        let sets =
+            self.asked.keys().chain(self.lost.keys()).chain(self.returning.keys()).chain(&self.returned);
         sets.cloned().collect()
     }
 
@@ -73,8 +75,8 @@ impl Leases {
         let untouchable = self.untouchable();
         for lease in unused.iter().filter(|lease| !untouchable.contains(&lease.name)) {
             let since = *self.idle.entry(lease.name.clone()).or_insert(now);
-            if now.duration_since(since) >= IDLE {
-                self.returning.insert(lease.name.clone());
+            if lease.released || now.duration_since(since) >= IDLE {
+                self.returning.insert(lease.name.clone(), ((*lease).clone(), None));
                 self.wish(Wish::GiveBack((*lease).clone()));
             }
         }
@@ -102,7 +104,7 @@ impl Leases {
                 return Some(format!("lease {} cannot be claimed: {why}", lease.name));
             }
             Outcome::Failed(Wish::GiveBack(lease), why) => {
-                self.returning.remove(&lease.name);
+                self.returning.insert(lease.name.clone(), (lease.clone(), Some(now)));
                 return Some(format!("lease {} cannot be given back: {why}", lease.name));
             }
         }
@@ -115,6 +117,14 @@ impl Leases {
         self.lost
             .retain(|name, since| !world.leases.contains_key(name) && now.duration_since(*since) < PAUSE);
         self.returned.retain(|name| world.leases.contains_key(name));
+        let due = |(lease, failed): &(Lease, Option<Instant>)| {
+            failed.filter(|since| now.duration_since(*since) >= PAUSE).map(|_| lease.clone())
+        };
+        let again: Vec<_> = self.returning.values().filter_map(due).collect();
+        for lease in again {
+            self.returning.insert(lease.name.clone(), (lease.clone(), None));
+            self.wish(Wish::GiveBack(lease));
+        }
     }
 
     fn wish(&self, wish: Wish) {
@@ -164,6 +174,21 @@ mod tests {
         assert!(leases.untouchable().contains(&lease().name));
         leases.settle(&World::default(), Instant::now());
         assert!(leases.untouchable().is_empty());
+    }
+
+    #[test]
+    fn a_lease_whose_return_failed_is_never_used_again_and_the_return_is_repeated() {
+        let (wishes, mut carried) = unbounded_channel();
+        let mut leases = Leases::new(wishes);
+        let now = Instant::now();
+        leases.give_back_idle(&[&lease()], now);
+        leases.give_back_idle(&[&lease()], now + IDLE);
+        assert!(carried.try_recv().is_ok());
+        leases.learn(Outcome::Failed(Wish::GiveBack(lease()), "no answer".into()), now);
+        leases.settle(&seen(), now);
+        assert!(leases.untouchable().contains(&lease().name) && carried.try_recv().is_err());
+        leases.settle(&seen(), now + PAUSE);
+        assert!(leases.untouchable().contains(&lease().name) && carried.try_recv().is_ok());
     }
 
     #[test]

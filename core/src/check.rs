@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::ipam::{Lease, Pool, lease};
+use crate::ipam::{Lease, lease};
 
 /// All that is known about pod addresses at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Every pool.
-    pub pools: BTreeMap<String, Pool>,
     /// Every lease, by name.
     pub leases: BTreeMap<String, Lease>,
     /// Every address that a node believes a pod of its holds.
@@ -44,7 +42,7 @@ pub enum Violation {
     },
     /// A pod of a pool holds an address that its node has no lease for.
     WithoutLease(Held),
-    /// A lease's block is not on its pool's grid, or its name is another's.
+    /// A lease's name is not that of its pool and block.
     Misnamed(Lease),
     /// Two leases overlap.
     Overlapping(Lease, Lease),

@@ -87,7 +87,7 @@ impl TryFrom<&IPLease> for Lease {
         let block = spec.block.parse::<IpNet>().ok().filter(|block| block.trunc() == *block);
         let block = block.ok_or_else(|| Invalid::new("spec.block", &spec.block, "delete this lease"))?;
         let name = from.metadata.name.clone().unwrap_or_default();
-        Ok(Self { name, pool: spec.pool.clone(), block, node: spec.node.clone() })
+        Ok(Self { name, pool: spec.pool.clone(), block, node: spec.node.clone(), released: spec.released })
     }
 }
 

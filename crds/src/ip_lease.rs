@@ -18,7 +18,14 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.node"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
-#[x_kube(validation = ("self == oldSelf", "a lease is claimed by creating it and given up by deleting it; it never changes"))]
+#[x_kube(validation = (
+    "self.pool == oldSelf.pool && self.block == oldSelf.block && self.node == oldSelf.node",
+    "a lease is claimed by creating it and given up by deleting it; it never moves"
+))]
+#[x_kube(validation = (
+    "!(has(oldSelf.released) && oldSelf.released) || (has(self.released) && self.released)",
+    "a lease that was released stays so until it is deleted"
+))]
 pub struct IPLeaseSpec {
     /// The pool the block belongs to.
     #[schemars(length(min = 1, max = 253))]
@@ -30,4 +37,8 @@ pub struct IPLeaseSpec {
     /// The node that holds it.
     #[schemars(length(min = 1, max = 253))]
     pub node: String,
+    /// The node gives no more addresses of it. Written before the lease is deleted, so that a deletion that arrives late
+    /// never takes away a lease that is in use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub released: bool,
 }

@@ -82,7 +82,8 @@ fn mark(known: Knowledge<'_>, numbers: &BTreeMap<String, GatewayNumber>, egress:
 }
 
 /// Numbers for all owners but this node: known ones stay, new ones get the lowest free number, nodes that own nothing any
-/// more lose theirs. More than 254 gateways cannot be told apart; the rest get none and their Egresses are blocked.
+/// more lose theirs. More than 254 gateways cannot be told apart; the rest get none, and their Egresses are as if nobody
+/// owned their address.
 fn numbers(known: Knowledge<'_>) -> BTreeMap<String, GatewayNumber> {
     let owners =
         known.owners.values().filter(|owner| *owner != known.node && known.addresses.contains_key(*owner));

@@ -1,7 +1,7 @@
 //! Which node owns which egress address: the same answer on every node, with nothing shared but the facts.
 //!
 //! Rendezvous hashing with bounded load: each address goes to the best-ranked node that still has room; no node holds
-//! more than the ceiling of the mean plus one.
+//! more than the ceiling of the mean plus one, unless the pools' node selectors leave it no choice.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

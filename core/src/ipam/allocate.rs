@@ -123,7 +123,10 @@ fn from_pool(name: &str, known: Knowledge<'_>) -> Result<Decision, Why> {
         return Err(Why::NoFamily);
     }
     let mut mine = known.leases.values().filter(|lease| {
-        lease.pool == name && lease.node == known.node && !known.untouchable.contains(&lease.name)
+        lease.pool == name
+            && lease.node == known.node
+            && !lease.released
+            && !known.untouchable.contains(&lease.name)
     });
     if let Some(address) = mine.find_map(|lease| free(&lease::usable(pool, lease.block), known.held)) {
         return Ok(Decision::Take { address, pool: Some(name.to_owned()) });
@@ -244,6 +247,14 @@ mod tests {
         node.untouchable.insert(lease.name.clone());
         assert!(matches!(node.ask(&["a"]), Decision::Refuse(_)));
         node.leases.insert(lease.name.clone(), lease);
+        assert!(matches!(node.ask(&["a"]), Decision::Refuse(_)));
+    }
+
+    #[test]
+    fn a_released_lease_gives_nothing() {
+        let mut node = Node::new(&[pool("a", &["10.20.0.0/30"], 4)]);
+        let Decision::Claim(lease) = node.ask(&["a"]) else { panic!() };
+        node.leases.insert(lease.name.clone(), Lease { released: true, ..lease });
         assert!(matches!(node.ask(&["a"]), Decision::Refuse(_)));
     }
 

@@ -18,12 +18,14 @@ pub struct Lease {
     pub block: IpNet,
     /// The node that holds it.
     pub node: String,
+    /// The node gives no more addresses of it; it is about to be deleted.
+    pub released: bool,
 }
 
 impl Lease {
     /// A lease of this block.
     pub fn new(pool: &str, block: IpNet, node: &str) -> Self {
-        Self { name: name(pool, block), pool: pool.to_owned(), block, node: node.to_owned() }
+        Self { name: name(pool, block), pool: pool.to_owned(), block, node: node.to_owned(), released: false }
     }
 }
 
