@@ -5,23 +5,20 @@
 //! every kind has been listed there is no world, and nothing is decided.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::runtime::reflector::{Store, store};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
-use portolan_core::egress::owner::Member;
+use kube::runtime::reflector::Store;
+use kube::runtime::watcher;
+use kube::{Client, Resource, ResourceExt};
 use portolan_core::ipam::Lease;
-use portolan_core::{egress, external, ipam, routes};
+use portolan_core::{egress, external, ipam};
 use portolan_crds::annotation::{self, POOLS};
+use portolan_crds::node::{hop, member};
 use portolan_crds::{Egress, ExternalIPPool, IPLease, IPPool};
-use portolan_daemon::flood::Flood;
+use portolan_daemon::follow::follow;
 use portolan_daemon::tasks::Tasks;
-use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
 use crate::world::{NamespaceFacts, PodFacts, World};
@@ -41,17 +38,21 @@ struct Stores {
 /// Starts the watches. The receiver has a world once everything has been listed.
 pub fn start(client: &Client, node: &str, tasks: &mut Tasks) -> watch::Receiver<Option<Arc<World>>> {
     let changed = Arc::new(Notify::new());
+    let notify = || {
+        let changed = Arc::clone(&changed);
+        move || changed.notify_one()
+    };
     let mine = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
     let all = watcher::Config::default;
     let stores = Stores {
-        nodes: follow(client, all(), &changed, tasks, "watch of nodes"),
-        namespaces: follow(client, all(), &changed, tasks, "watch of namespaces"),
-        pods: follow(client, mine, &changed, tasks, "watch of pods"),
-        services: follow(client, all(), &changed, tasks, "watch of servicecidrs"),
-        pools: follow(client, all(), &changed, tasks, "watch of ippools"),
-        leases: follow(client, all(), &changed, tasks, "watch of ipleases"),
-        external: follow(client, all(), &changed, tasks, "watch of externalippools"),
-        egresses: follow(client, all(), &changed, tasks, "watch of egresses"),
+        nodes: follow(client, all(), tasks, "watch of nodes", notify()),
+        namespaces: follow(client, all(), tasks, "watch of namespaces", notify()),
+        pods: follow(client, mine, tasks, "watch of pods", notify()),
+        services: follow(client, all(), tasks, "watch of servicecidrs", notify()),
+        pools: follow(client, all(), tasks, "watch of ippools", notify()),
+        leases: follow(client, all(), tasks, "watch of ipleases", notify()),
+        external: follow(client, all(), tasks, "watch of externalippools", notify()),
+        egresses: follow(client, all(), tasks, "watch of egresses", notify()),
     };
     let (publish, worlds) = watch::channel(None);
     tasks.spawn("world", async move {
@@ -64,35 +65,6 @@ pub fn start(client: &Client, node: &str, tasks: &mut Tasks) -> watch::Receiver<
         }
     });
     worlds
-}
-
-/// Keeps one store current, for ever. What no one reads is not kept.
-fn follow<K>(
-    client: &Client,
-    config: watcher::Config,
-    changed: &Arc<Notify>,
-    tasks: &mut Tasks,
-    name: &'static str,
-) -> Store<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
-{
-    let (reader, writer) = store();
-    let (api, changed) = (Api::<K>::all(client.clone()), Arc::clone(changed));
-    tasks.spawn(name, async move {
-        let mut flood = Flood::new(Duration::from_secs(60));
-        let stream = watcher(api, config)
-            .default_backoff()
-            .modify(|object| object.managed_fields_mut().clear())
-            .reflect(writer)
-            .inspect_err(|error| {
-                if let Some(repeated) = flood.admit(&error.to_string(), Instant::now()) {
-                    tracing::warn!(%error, repeated, "{name} is interrupted and will be repeated");
-                }
-            });
-        stream.for_each(|_| async { changed.notify_one() }).await;
-    });
-    reader
 }
 
 impl Stores {
@@ -113,7 +85,7 @@ impl Stores {
         let services =
             cidrs.iter().flat_map(|one| one.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten()));
         World {
-            nodes: self.nodes.state().iter().map(|node| route_node(node)).collect(),
+            nodes: self.nodes.state().iter().map(|node| hop(node)).collect(),
             members: self.nodes.state().iter().map(|node| member(node)).collect(),
             pools: valid(&self.pools, |pool| ipam::Pool::try_from(pool)),
             leases: valid(&self.leases, |lease| Lease::try_from(lease)),
@@ -149,25 +121,6 @@ where
         }
     };
     store.state().iter().filter_map(convert).collect()
-}
-
-fn route_node(node: &Node) -> routes::Node {
-    let spec = node.spec.clone().unwrap_or_default();
-    let cidrs = spec.pod_cidrs.unwrap_or_default();
-    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
-    let internal = addresses.into_iter().flatten().find(|address| address.type_ == "InternalIP");
-    routes::Node {
-        name: node.name_any(),
-        address: internal.and_then(|address| address.address.parse().ok()),
-        pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
-    }
-}
-
-fn member(node: &Node) -> Member {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True");
-    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default();
-    Member { node: node.name_any(), labels: node.labels().clone(), eligible: ready && !cordoned }
 }
 
 fn namespace(from: &Namespace) -> NamespaceFacts {

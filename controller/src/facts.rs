@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::ResourceExt;
 use portolan_core::egress::owner::Member;
 use portolan_core::external::ExternalPool;
 use portolan_core::ipam::{Lease, Pool};
 use portolan_core::routes;
+use portolan_crds::node::{hop, member};
 use portolan_crds::{Egress, ExternalIPPool, IPLease, IPPool, Invalid, ServiceEngine};
 
 use crate::stores::{Stores, sorted};
@@ -79,22 +79,4 @@ impl Facts {
         let valid = self.external.iter().filter_map(|(_, pool)| pool.as_ref().ok());
         valid.map(|pool| (pool.name.clone(), pool.clone())).collect()
     }
-}
-
-fn hop(node: &Node) -> routes::Node {
-    let spec = node.spec.clone().unwrap_or_default();
-    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
-    let internal = addresses.into_iter().flatten().find(|address| address.type_ == "InternalIP");
-    routes::Node {
-        name: node.name_any(),
-        address: internal.and_then(|address| address.address.parse().ok()),
-        pod_cidrs: spec.pod_cidrs.unwrap_or_default().iter().filter_map(|cidr| cidr.parse().ok()).collect(),
-    }
-}
-
-fn member(node: &Node) -> Member {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True");
-    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default();
-    Member { node: node.name_any(), labels: node.labels().clone(), eligible: ready && !cordoned }
 }

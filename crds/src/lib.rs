@@ -13,6 +13,7 @@ mod egress;
 mod external_ip_pool;
 mod ip_lease;
 mod ip_pool;
+pub mod node;
 mod selector;
 mod service_engine;
 

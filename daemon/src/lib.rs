@@ -4,7 +4,7 @@
 //! * [`ready`]: readiness is a set of guards; [`drain`]: the end is a watch; [`tasks`]: who runs in between.
 //! * [`admin`]: `/healthz`, `/readyz`, `/metrics`.
 //! * [`reconcile`]: the one loop of all reconcilers, with [`backoff`] between failures.
-//! * `lease` (feature `kube`): one leader among many replicas.
+//! * `lease` (feature `kube`): one leader among many replicas; `follow`: one kind of the API server, kept current.
 //!
 //! Knows nothing of networks, pods or any other crate of ours. Guarantees: nothing here panics, and every decision
 //! about time takes time as an argument.
@@ -13,6 +13,8 @@ pub mod admin;
 pub mod backoff;
 pub mod drain;
 pub mod flood;
+#[cfg(feature = "kube")]
+pub mod follow;
 #[cfg(feature = "kube")]
 pub mod lease;
 pub mod log;
