@@ -31,11 +31,23 @@ pub fn beds() -> Result<Vec<String>> {
     Ok(ids)
 }
 
+/// The beds that were left running on purpose.
+///
+/// # Errors
+/// As [`beds`].
+pub fn kept_beds() -> Result<Vec<String>> {
+    Ok(beds()?.into_iter().filter(|id| crate::tend::kept(id).is_file()).collect())
+}
+
 /// Ends everything of a bed.
 ///
 /// # Errors
-/// What does not go away within half a minute.
+/// An id that is none, and what does not go away within half a minute.
 pub fn clean(id: &str) -> Result<()> {
+    // Half an id would be the beginning of others.
+    if id.len() != 6 || !id.chars().all(|digit| digit.is_ascii_hexdigit()) {
+        bail!("{id:?} is no bed: an id has six hexadecimal digits");
+    }
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let processes = processes(id)?;

@@ -21,12 +21,13 @@ mod tend;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 pub use certs::Authority;
-pub use cleanup::{beds, clean};
+pub use cleanup::{beds, clean, kept_beds};
 pub use host::{Host, Running, Seen, probe};
 pub use node::Node;
 pub use plan::{NodePlan, Plan};
@@ -43,6 +44,8 @@ pub struct Bed {
     processes: Vec<Running>,
     tender: Option<tend::Tender>,
     port: u16,
+    /// Something was waited for in vain: the logs outlive the bed.
+    failed: AtomicBool,
 }
 
 impl Bed {
@@ -58,13 +61,24 @@ impl Bed {
         network::build(&id, &plan)?;
         let port = tender.forward_port()?;
         let authority = Authority::new()?;
-        let mut bed =
-            Self { id, plan, state, authority, nodes: vec![], processes: vec![], tender: Some(tender), port };
+        let mut bed = Self::new(id, plan, state, authority, tender, port);
         progress("control plane: etcd, kube-apiserver, kube-controller-manager, kube-scheduler");
         control::start(&mut bed)?;
         progress("nodes: containerd, kubelet, kube-proxy");
         node::start_all(&mut bed)?;
         Ok(bed)
+    }
+
+    fn new(
+        id: String,
+        plan: Plan,
+        state: PathBuf,
+        authority: Authority,
+        tender: tend::Tender,
+        port: u16,
+    ) -> Self {
+        let (nodes, processes, failed) = (vec![], vec![], AtomicBool::new(false));
+        Self { id, plan, state, authority, nodes, processes, tender: Some(tender), port, failed }
     }
 
     /// Leaves everything running; `bed down` removes it.
@@ -197,10 +211,12 @@ impl Bed {
                 Err(error) => format!("{error:#}"),
             };
             if Instant::now() > deadline {
+                self.failed.store(true, Ordering::Relaxed);
+                let logs = self.logs();
                 bail!(
                     "{what}: not after {} s; last seen: {seen}; logs in {}",
                     patience.as_secs(),
-                    self.state.display()
+                    logs.display()
                 );
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -208,12 +224,39 @@ impl Bed {
     }
 }
 
+impl Bed {
+    /// Where the logs of a bed that failed are kept.
+    fn logs(&self) -> PathBuf {
+        repository().join("target/bed-logs").join(&self.id)
+    }
+
+    fn keep_logs(&self) -> Result<()> {
+        fs::create_dir_all(self.logs())?;
+        let folders = std::iter::once(self.state.clone()).chain(self.nodes.iter().map(Node::folder));
+        for entry in folders.flat_map(|folder| fs::read_dir(folder).into_iter().flatten()).flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
+                let name = format!("{}-{}", folder.to_string_lossy(), entry.file_name().to_string_lossy());
+                fs::copy(&path, self.logs().join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Bed {
     fn drop(&mut self) {
         if let Some(tender) = self.tender.take() {
+            if self.failed.load(Ordering::Relaxed) || std::thread::panicking() {
+                // The failure itself is told by who met it; without its logs it is still told.
+                let _ = self.keep_logs();
+            }
             self.nodes.clear();
             self.processes.clear();
             tender.end();
+            // A tender that was killed has cleaned nothing; to clean twice does no harm.
+            let _ = clean(&self.id);
         }
     }
 }

@@ -77,6 +77,10 @@ impl Node {
         self.folder.join("root")
     }
 
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
     /// Starts it, again after [`Node::kill`].
     ///
     /// # Errors

@@ -90,11 +90,17 @@ pub fn tend(id: &str) -> Result<()> {
     let mut said = String::new();
     std::io::stdin().read_to_string(&mut said)?;
     if said.trim() == "keep" {
+        fs::write(kept(id), "")?;
         loop {
             std::thread::park();
         }
     }
     clean(id)
+}
+
+/// The file that says that a bed outlives its owner.
+pub(crate) fn kept(id: &str) -> std::path::PathBuf {
+    state_of(id).join("kept")
 }
 
 fn forward(listener: &TcpListener, control: &str) {

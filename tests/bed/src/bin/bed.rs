@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use portolan_bed::{Bed, Plan, beds, clean, tend};
+use portolan_bed::{Bed, Plan, beds, clean, kept_beds, tend};
 
 #[derive(Parser)]
 struct Flags {
@@ -29,8 +29,11 @@ enum What {
     },
     /// Removes beds.
     Down {
-        /// One bed; without it, all of this machine.
+        /// One bed; without it, those that were kept.
         id: Option<String>,
+        /// All beds of this machine, also those in use.
+        #[arg(long)]
+        all: bool,
     },
 }
 
@@ -38,8 +41,12 @@ fn main() -> Result<()> {
     match Flags::parse().what {
         What::Up { nodes } => up(nodes),
         What::Tend { id } => tend(&id),
-        What::Down { id } => {
-            let ids = id.map_or_else(beds, |id| Ok(vec![id]))?;
+        What::Down { id, all } => {
+            let ids = match id {
+                Some(id) => vec![id],
+                None if all => beds()?,
+                None => kept_beds()?,
+            };
             ids.iter().try_for_each(|id| down(id))
         }
     }
