@@ -40,6 +40,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use engines::Engines;
+use leases::Gone;
 use stores::Stores;
 
 #[derive(Parser)]
@@ -88,9 +89,9 @@ async fn main() -> Result<()> {
         }
         leading.set(1);
         tracing::info!("leads");
-        let mut engines = Engines::new(client.clone(), cluster.clone());
+        let (mut engines, mut gone) = (Engines::new(client.clone(), cluster.clone()), Gone::default());
         let passes = Loop::new("pass", RESYNC, wake).run(until.clone(), async move |_| {
-            pass(&client, cluster.as_str(), &stores, &mut engines).await.map(|()| Next::Change)
+            pass(&client, cluster.as_str(), &stores, &mut engines, &mut gone).await.map(|()| Next::Change)
         });
         tokio::select! {
             () = passes => {}
@@ -104,12 +105,18 @@ async fn main() -> Result<()> {
 
 /// One pass over everything. Addresses come first, because the feed is made of them; one kind's trouble does not keep the
 /// others from their turn.
-async fn pass(client: &Client, cluster: &str, stores: &Stores, engines: &mut Engines) -> Result<()> {
+async fn pass(
+    client: &Client,
+    cluster: &str,
+    stores: &Stores,
+    engines: &mut Engines,
+    gone: &mut Gone,
+) -> Result<()> {
     let facts = facts::Facts::of(stores);
     let (services, vips) = services::reconcile(client, &facts).await;
     let egresses = egress::reconcile(client, &facts, &vips).await;
     let pools = pools::reconcile(client, &facts, &vips).await;
-    let leases = leases::reconcile(client, &facts).await;
+    let leases = leases::reconcile(client, &facts, gone).await;
     engines.follow(&facts, &feed::feed(cluster, &facts, &vips));
     status::all([services, egresses, pools, leases])
 }
