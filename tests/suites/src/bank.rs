@@ -208,6 +208,11 @@ fn deployment(name: &str, replicas: u8) -> Value {
                 "metadata": { "labels": { "app": name } },
                 "spec": {
                     "terminationGracePeriodSeconds": 0,
+                    // Pods on more than one node are part of what is looked at; the scheduler is not left to chance.
+                    "topologySpreadConstraints": [{
+                        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+                        "labelSelector": { "matchLabels": { "app": name } }, "matchLabelKeys": ["pod-template-hash"],
+                    }],
                     "containers": [{
                         "name": name, "image": "localhost/bed/workload:1", "args": ["serve", "--port", "8080"],
                         "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },

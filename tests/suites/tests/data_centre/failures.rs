@@ -69,37 +69,18 @@ fn repair(bank: &mut Bank) {
     }
 }
 
-/// Connections of all ERP pods go on while the agents are killed one after the other.
+/// Connections of all ERP pods go on while the agents are killed at once, and while they are replaced one by one: none
+/// fails, and none has a wrong source. The kernel carries them, not the agent.
 fn killed_agents(bank: &mut Bank) {
     let before = bank.bed.host("erp-db").seen().unwrap().len();
     let stop = Arc::new(AtomicBool::new(false));
     let kubeconfig = bank.bed.kubeconfig().display().to_string();
-    let flows: Vec<_> = bank
-        .pods("erp")
-        .unwrap()
-        .into_iter()
+    let pods = bank.pods("erp").unwrap();
+    let flows: Vec<_> = pods
+        .iter()
         .map(|pod| {
-            let (stop, kubeconfig) = (stop.clone(), kubeconfig.clone());
-            std::thread::spawn(move || {
-                let kubectl =
-                    portolan_bed::repository().join("target/hyperkube/kubectl").display().to_string();
-                while !stop.load(Ordering::Relaxed) {
-                    let dial = ["bed-probe", "dial", "172.16.20.9:5432", "--tag", "flow", "--times", "20"];
-                    let mut command = vec![
-                        kubectl.as_str(),
-                        "--kubeconfig",
-                        &kubeconfig,
-                        "-n",
-                        "erp",
-                        "exec",
-                        &pod.name,
-                        "--",
-                    ];
-                    command.extend(dial);
-                    // A dial that fails is the network's; what must never be is a wrong source.
-                    let _ = portolan_bed::run(&command);
-                }
-            })
+            let (name, stop, kubeconfig) = (pod.name.clone(), stop.clone(), kubeconfig.clone());
+            std::thread::spawn(move || flow(&name, &stop, &kubeconfig))
         })
         .collect();
     for node in bank.bed.nodes() {
@@ -109,12 +90,31 @@ fn killed_agents(bank: &mut Bank) {
     bank.bed.kubectl(&["-n", "portolan-system", "rollout", "restart", "daemonset/portolan-agent"]).unwrap();
     bank.rolled_out("portolan-system", "daemonset/portolan-agent").unwrap();
     stop.store(true, Ordering::Relaxed);
-    flows.into_iter().for_each(|flow| flow.join().unwrap());
+    let failures: Vec<_> = flows.into_iter().flat_map(|flow| flow.join().unwrap()).collect();
     let seen = bank.bed.host("erp-db").seen().unwrap();
-    let flow: Vec<_> = seen.iter().skip(before).filter(|one| one.said == "flow").collect();
+    let flow: Vec<_> = seen.iter().skip(before).filter(|one| one.said.starts_with("flow-")).collect();
     let wrong: BTreeSet<_> = flow.iter().map(|one| &one.source).filter(|source| *source != ERP).collect();
-    assert!(flow.len() >= 40, "only {} connections", flow.len());
     assert!(wrong.is_empty(), "wrong sources {wrong:?} among {} connections", flow.len());
+    assert!(failures.is_empty(), "of {} connections some failed: {failures:#?}", flow.len());
+    for pod in pods {
+        let tag = format!("flow-{}", pod.name);
+        let count = flow.iter().filter(|one| one.said == tag).count();
+        assert!(count >= 20, "{} made only {count} connections", pod.name);
+    }
+}
+
+/// Lets a pod connect to the database until told to stop, and returns what failed.
+fn flow(pod: &str, stop: &AtomicBool, kubeconfig: &str) -> Vec<String> {
+    let kubectl = portolan_bed::repository().join("target/hyperkube/kubectl").display().to_string();
+    let tag = format!("flow-{pod}");
+    let mut failures = vec![];
+    while !stop.load(Ordering::Relaxed) {
+        let dial = ["bed-probe", "dial", "172.16.20.9:5432", "--tag", &tag, "--times", "20"];
+        let mut command = vec![kubectl.as_str(), "--kubeconfig", kubeconfig, "-n", "erp", "exec", pod, "--"];
+        command.extend(dial);
+        failures.extend(portolan_bed::run(&command).err().map(|error| format!("{pod}: {error:#}")));
+    }
+    failures
 }
 
 fn cordoned(bank: &mut Bank) {

@@ -25,6 +25,11 @@ fn across() {
         .unwrap();
     bank.applications().unwrap();
     bank.bed.kubectl(&["wait", "--for=condition=Ready", "egress", "erp", "--timeout=90s"]).unwrap();
+    let owner = || {
+        let node = bank.bed.kubectl(&["get", "egress", "erp", "-o", "jsonpath={.status.egressNode}"])?;
+        Ok(if node == "node-1" { Ok(()) } else { Err(node) })
+    };
+    bank.bed.wait("the owner is the node in rack 1", PATIENCE, owner).unwrap();
     let pods = bank.pods("erp").unwrap();
     let on = |node: &str| {
         pods.iter().find(|pod| pod.node == node).unwrap_or_else(|| panic!("no pod on {node}: {pods:?}"))
