@@ -3,18 +3,19 @@
 //! ADD: the same container and interface again? the same answer. Else: pools, address, record, mark, link. The record is
 //! written before the kernel is touched and taken back last, so whatever dies in between, no address is given twice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use portolan_core::ipam::allocate::{Decision, Knowledge, allocate};
 use portolan_core::ipam::choose::choose;
 use portolan_core::mark::Mark;
 use portolan_core::rank;
-use portolan_wire::cni::{Address, Attachment, Failure, Pod, Request, Response, code};
+use portolan_wire::cni::{Address, Attachment, Failure, Pair, Pod, Request, Response, Scope, code};
 
 use crate::kernel::{GATEWAY, host_mac};
 use crate::node::Owner;
-use crate::records::Record;
+use crate::records::{Given, Record};
 use crate::world::{World, asker};
 
 /// Done, or what it waits for.
@@ -51,8 +52,11 @@ impl Owner {
             interface: key.1,
             namespace,
             pod,
-            address,
-            pool,
+            uid: request.pod.as_ref().and_then(|pod| pod.uid.clone()),
+            network: request.network.clone(),
+            scope: request.scope,
+            addresses: vec![Given { address, pool, prefix_len: 32, gateway: Some(GATEWAY) }],
+            ports: request.ports.clone(),
             container_mac: None,
             mtu,
         };
@@ -63,11 +67,10 @@ impl Owner {
     pub(crate) fn del(&mut self, request: &Request) -> Result<(), Failure> {
         let key = (request.container_id.clone(), request.interface.clone());
         let Some(record) = self.records.get(&key).cloned() else { return Ok(()) };
-        let mark = self.duty.marks.remove(&record.address);
-        self.selected.remove(&record.address);
-        self.hands.remove_pod(&record, mark).map_err(|error| wiring(&record, &error))?;
+        let marks = self.forget(&record);
+        self.hands.remove_pod(&record, &marks).map_err(|error| wiring(&record, &error))?;
         self.records.remove(&key).map_err(|error| unwritten(&record, &error))?;
-        tracing::info!(address = %record.address, namespace = record.namespace, pod = record.pod, "released");
+        tracing::info!(addresses = %ips(&record), namespace = record.namespace, pod = record.pod, "released");
         Ok(())
     }
 
@@ -78,13 +81,14 @@ impl Owner {
             |what: String| Failure::new(code::CHECK, what, "delete the pod; its controller makes another");
         let record = self.records.get(&key).cloned();
         let record = record.ok_or_else(|| missing("this container has no address here".to_owned()))?;
-        if let Some(other) = request.expected.iter().find(|address| **address != record.address) {
-            return Err(missing(format!("prevResult has {other}, the container has {}", record.address)));
+        if let Some(other) = request.expected.iter().find(|expected| !record.ips().any(|ip| ip == **expected))
+        {
+            return Err(missing(format!("prevResult has {other}, the container has {}", ips(&record))));
         }
         let netns = netns.ok_or_else(|| missing("CHECK came without a network namespace".to_owned()))?;
-        let mark = self.duty.marks.get(&record.address).copied();
+        let marks = self.marks(&record);
         let found =
-            self.hands.check_pod(&record, netns.as_fd(), mark).map_err(|error| wiring(&record, &error))?;
+            self.hands.check_pod(&record, netns.as_fd(), &marks).map_err(|error| wiring(&record, &error))?;
         if found.is_empty() { Ok(()) } else { Err(missing(found.join("; "))) }
     }
 
@@ -93,7 +97,7 @@ impl Owner {
         &mut self,
         world: &World,
         pod: Option<&Pod>,
-    ) -> Result<Attempt<(std::net::IpAddr, Option<String>)>, Failure> {
+    ) -> Result<Attempt<(IpAddr, Option<String>)>, Failure> {
         let candidates = match pod {
             None => vec![],
             Some(pod) => {
@@ -106,7 +110,7 @@ impl Owner {
                 })?
             }
         };
-        let held: BTreeSet<_> = self.records.iter().map(|record| record.address).collect();
+        let held: BTreeSet<_> = self.records.iter().flat_map(Record::ips).collect();
         let (node_labels, node_cidrs) = world.node(&self.node);
         let (leases, untouchable) = (self.leases.known(world), self.leases.untouchable());
         let known = Knowledge {
@@ -134,34 +138,47 @@ impl Owner {
     }
 
     fn wire(&mut self, world: &World, mut record: Record, netns: &OwnedFd) -> Result<Record, Failure> {
-        let mark =
-            self.mark_for(world, &record).map_err(|why| Failure::later("egress cannot be decided", why))?;
+        let marks =
+            self.marks_for(world, &record).map_err(|why| Failure::later("egress cannot be decided", why))?;
         self.records.put(record.clone()).map_err(|error| unwritten(&record, &error))?;
-        match self.hands.add_pod(&record, netns.as_fd(), mark) {
+        match self.hands.add_pod(&record, netns.as_fd(), &marks) {
             Ok(wired) => {
                 record.container_mac = Some(wired.container_mac.to_string());
                 self.records.put(record.clone()).map_err(|error| unwritten(&record, &error))?;
                 tracing::info!(
-                    address = %record.address, namespace = record.namespace, pod = record.pod, pool = record.pool,
-                    container = record.container_id, mark = ?mark, "assigned"
+                    addresses = %ips(&record), namespace = record.namespace, pod = record.pod,
+                    container = record.container_id, ?marks, "assigned"
                 );
                 Ok(record)
             }
             Err(error) => {
-                self.selected.remove(&record.address);
-                self.duty.marks.remove(&record.address);
+                self.forget(&record);
                 self.records.remove(&record.key()).map_err(|error| unwritten(&record, &error))?;
                 Err(wiring(&record, &error))
             }
         }
     }
 
-    /// The mark of a pod that is about to start, known before its first packet.
-    fn mark_for(&mut self, world: &World, record: &Record) -> Result<Option<Mark>, String> {
-        let Some(egress) = world.egress(&record.namespace, &record.pod) else { return Ok(None) };
-        self.selected.insert(record.address, egress.name.clone());
+    /// The marks of a pod that is about to start, known before its first packet.
+    fn marks_for(&mut self, world: &World, record: &Record) -> Result<BTreeMap<IpAddr, Mark>, String> {
+        let Some(egress) = world.egress(&record.namespace, &record.pod) else { return Ok(BTreeMap::new()) };
+        self.selected.extend(record.ips().map(|ip| (ip, egress.name.clone())));
         self.duty = self.decide(world)?;
-        Ok(self.duty.marks.get(&record.address).copied())
+        Ok(self.marks(record))
+    }
+
+    fn marks(&self, record: &Record) -> BTreeMap<IpAddr, Mark> {
+        record.ips().filter_map(|ip| Some((ip, *self.duty.marks.get(&ip)?))).collect()
+    }
+
+    /// The marks of a pod that ends; they are decided no more.
+    fn forget(&mut self, record: &Record) -> BTreeMap<IpAddr, Mark> {
+        let marks = self.marks(record);
+        for ip in record.ips() {
+            self.selected.remove(&ip);
+            self.duty.marks.remove(&ip);
+        }
+        marks
     }
 }
 
@@ -172,22 +189,33 @@ fn host_interface(container: &str, interface: &str) -> String {
 }
 
 fn attachment(record: &Record) -> Attachment {
-    Attachment {
+    let link = Pair {
         host_interface: record.host_interface.clone(),
         host_mac: host_mac(),
         container_mac: record.container_mac.clone().unwrap_or_default(),
         mtu: record.mtu,
-        addresses: vec![Address { address: record.address, gateway: GATEWAY }],
-    }
+    };
+    let address = |given: &Given| Address {
+        address: given.address,
+        prefix_len: given.prefix_len,
+        gateway: given.gateway,
+    };
+    let link = (record.scope == Scope::Interface).then_some(link);
+    Attachment { link, addresses: record.addresses.iter().map(address).collect() }
+}
+
+/// The addresses of a record, in a sentence.
+fn ips(record: &Record) -> String {
+    record.ips().map(|ip| ip.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn wiring(record: &Record, error: &anyhow::Error) -> Failure {
-    let details = format!("{} on {}: {error:#}", record.address, record.host_interface);
+    let details = format!("{} on {}: {error:#}", ips(record), record.host_interface);
     Failure::new(code::WIRING, "the pod's network cannot be changed", details)
 }
 
 fn unwritten(record: &Record, error: &std::io::Error) -> Failure {
-    let details = format!("{}: {error}; is /run/portolan full or read-only?", record.address);
+    let details = format!("{}: {error}; is /run/portolan full or read-only?", ips(record));
     Failure::new(code::IO_FAILURE, "the record of an address cannot be written", details)
 }
 

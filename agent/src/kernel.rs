@@ -24,6 +24,7 @@ use portolan_linux::sysctl::Setting;
 use portolan_linux::{
     Address, Fdb, Kernel, Link, Mac, Neighbour, PodLink, Report, Route, Rule, Vxlan, Wired,
 };
+use portolan_wire::cni::Scope;
 
 use crate::records::Record;
 use crate::table;
@@ -40,7 +41,7 @@ const ANNOUNCEMENTS: u8 = 3;
 pub struct Desired {
     /// This node's own address.
     pub address: Ipv4Addr,
-    /// Local pods and the node's end of each one's link.
+    /// Addresses of local pods and the node's end of each one's link.
     pub pods: BTreeMap<IpAddr, String>,
     /// Prefixes of other nodes.
     pub remote: BTreeMap<IpNet, (IpAddr, Path)>,
@@ -251,11 +252,16 @@ impl Hands {
     ///
     /// # Errors
     /// Nothing of it is left behind.
-    pub fn add_pod(&mut self, record: &Record, netns: BorrowedFd<'_>, mark: Option<Mark>) -> Result<Wired> {
-        self.mark(record.address, None, mark).context("nftables")?;
+    pub fn add_pod(
+        &mut self,
+        record: &Record,
+        netns: BorrowedFd<'_>,
+        marks: &BTreeMap<IpAddr, Mark>,
+    ) -> Result<Wired> {
+        self.mark(&BTreeMap::new(), marks).context("nftables")?;
         let wired = self.kernel.wire_pod(&pod_link(record, netns));
         if wired.is_err() {
-            self.mark(record.address, mark, None).context("taking the mark back")?;
+            self.mark(marks, &BTreeMap::new()).context("taking the mark back")?;
         }
         Ok(wired?)
     }
@@ -264,10 +270,13 @@ impl Hands {
     ///
     /// # Errors
     /// When the link is still there. A mark that could not be removed is the next pass's.
-    pub fn remove_pod(&mut self, record: &Record, mark: Option<Mark>) -> Result<()> {
+    pub fn remove_pod(&mut self, record: &Record, marks: &BTreeMap<IpAddr, Mark>) -> Result<()> {
+        if record.scope == Scope::Addresses {
+            return Ok(());
+        }
         self.kernel.unwire_pod(&record.host_interface)?;
-        if let Err(error) = self.mark(record.address, mark, None) {
-            tracing::debug!(%error, "the mark of {} was not there", record.address);
+        if let Err(error) = self.mark(marks, &BTreeMap::new()) {
+            tracing::debug!(%error, "a mark of {} was not there", record.pod);
         }
         Ok(())
     }
@@ -280,22 +289,23 @@ impl Hands {
         &mut self,
         record: &Record,
         netns: BorrowedFd<'_>,
-        mark: Option<Mark>,
+        marks: &BTreeMap<IpAddr, Mark>,
     ) -> Result<Vec<String>> {
         let mut deviations = self.kernel.check_pod(&pod_link(record, netns))?;
-        if let Some(mark) = mark {
-            let element = Element::address_to_mark(record.address, mark.value());
-            if !self.nft.elements(&table::pod_egress())?.contains(&element) {
-                deviations.push(format!("nftables has no mark for {}", record.address));
-            }
+        if marks.is_empty() {
+            return Ok(deviations);
         }
+        let there = self.nft.elements(&table::pod_egress())?;
+        let missing = marks.iter().filter(|(pod, mark)| !there.contains(&element(**pod, **mark)));
+        deviations.extend(missing.map(|(pod, _)| format!("nftables has no mark for {pod}")));
         Ok(deviations)
     }
 
-    fn mark(&mut self, pod: IpAddr, before: Option<Mark>, after: Option<Mark>) -> Result<()> {
-        let element = |mark: Mark| Element::address_to_mark(pod, mark.value());
-        let (delete, add): (Vec<_>, Vec<_>) =
-            (before.map(element).into_iter().collect(), after.map(element).into_iter().collect());
+    fn mark(&mut self, before: &BTreeMap<IpAddr, Mark>, after: &BTreeMap<IpAddr, Mark>) -> Result<()> {
+        let elements = |marks: &BTreeMap<IpAddr, Mark>| -> Vec<_> {
+            marks.iter().map(|(pod, mark)| element(*pod, *mark)).collect()
+        };
+        let (delete, add) = (elements(before), elements(after));
         if delete.is_empty() && add.is_empty() {
             return Ok(());
         }
@@ -303,12 +313,16 @@ impl Hands {
     }
 }
 
+fn element(pod: IpAddr, mark: Mark) -> Element {
+    Element::address_to_mark(pod, mark.value())
+}
+
 fn pod_link<'a>(record: &Record, netns: BorrowedFd<'a>) -> PodLink<'a> {
     PodLink {
         host_name: record.host_interface.clone(),
         container_name: record.interface.clone(),
         netns,
-        addresses: vec![record.address],
+        addresses: record.ips().collect(),
         gateways: vec![GATEWAY],
         mtu: record.mtu,
         host_mac: HOST_MAC,

@@ -19,7 +19,7 @@ use portolan_core::mark::GatewayNumber;
 use portolan_core::routes;
 use portolan_daemon::flood::Flood;
 use portolan_daemon::ready::Task;
-use portolan_wire::cni::{Command, Failure, Response};
+use portolan_wire::cni::{Command, Failure, Response, Scope};
 use tokio::sync::watch;
 
 use crate::claims::Outcome;
@@ -28,7 +28,7 @@ use crate::kernel::{Desired, Hands};
 use crate::leases::Leases;
 use crate::listener::Call;
 use crate::metrics::Metrics;
-use crate::records::Records;
+use crate::records::{Record, Records};
 use crate::world::World;
 
 /// What the owner is told.
@@ -174,14 +174,15 @@ impl Owner {
         let egress =
             |namespace: &str, pod: &str| world.egress(namespace, pod).map(|egress| egress.name.clone());
         self.selected = pods
-            .filter_map(|record| Some((record.address, egress(&record.namespace, &record.pod)?)))
+            .filter_map(|record| Some((record, egress(&record.namespace, &record.pod)?)))
+            .flat_map(|(record, egress)| record.ips().map(move |ip| (ip, egress.clone())))
             .collect();
         self.duty = self.decide(world)?;
         let leases = self.leases.known(world);
         let table = routes::table(&world.nodes, leases.values());
         let desired = Desired {
             address,
-            pods: self.records.iter().map(|record| (record.address, record.host_interface.clone())).collect(),
+            pods: self.links().collect(),
             remote: routes::for_node(&table, &self.node, &uplink.subnets),
             nodes: world.addresses().values().filter_map(only_ipv4).collect(),
             cluster: world.cluster(),
@@ -189,6 +190,12 @@ impl Owner {
             duty: self.duty.clone(),
         };
         self.hands.converge(&desired).map_err(|errors| errors.join("; "))
+    }
+
+    /// Addresses of local pods and the node's end of each one's link.
+    fn links(&self) -> impl Iterator<Item = (IpAddr, String)> + '_ {
+        let wired = self.records.iter().filter(|record| record.scope == Scope::Interface);
+        wired.flat_map(|record| record.ips().map(|ip| (ip, record.host_interface.clone())))
     }
 
     /// What this node has to do for egress; the numbers of gateways are kept from pass to pass and over restarts.
@@ -228,18 +235,18 @@ impl Owner {
             Ok(links) => links,
             Err(error) => return self.complain(&format!("links: {error:#}")),
         };
-        let gone: Vec<_> =
-            self.records.iter().filter(|record| !links.contains(&record.host_interface)).cloned().collect();
+        let wired = self.records.iter().filter(|record| record.scope == Scope::Interface);
+        let gone: Vec<_> = wired.filter(|record| !links.contains(&record.host_interface)).cloned().collect();
         for record in gone {
-            tracing::info!(address = %record.address, pod = %record.pod, "released: its namespace is gone");
+            tracing::info!(addresses = ?record.ips().collect::<Vec<_>>(), pod = %record.pod, "released: its namespace is gone");
             if let Err(error) = self.records.remove(&record.key()) {
-                self.complain(&format!("record of {}: {error}", record.address));
+                self.complain(&format!("record of {}: {error}", record.pod));
             }
         }
     }
 
     fn give_back_what_is_not_used(&mut self, world: &World) {
-        let held: BTreeSet<_> = self.records.iter().map(|record| record.address).collect();
+        let held: BTreeSet<_> = self.records.iter().flat_map(Record::ips).collect();
         let known = self.leases.known(world);
         let unused = reclaim::unused(&self.node, &known, &held);
         self.leases.give_back_idle(&unused, Instant::now());
@@ -256,6 +263,7 @@ impl Owner {
                 Command::Add => self.add(&call.request, call.netns.as_ref()),
                 Command::Del => self.del(&call.request).map(|()| Ok(Response::Done)),
                 Command::Check => self.check(&call.request, call.netns.as_ref()).map(|()| Ok(Response::Done)),
+                Command::Status | Command::Gc => Ok(Ok(Response::Done)),
             };
             match answer {
                 Ok(Ok(response)) => reply(call, response),

@@ -17,6 +17,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use portolan_wire::cni::{PortMapping, Scope};
 use serde::{Deserialize, Serialize};
 
 /// The key of an attachment: what the runtime names it by.
@@ -33,11 +34,17 @@ pub struct Record {
     pub namespace: String,
     /// `metadata.name`.
     pub pod: String,
-    /// The address.
-    pub address: IpAddr,
-    /// The pool it is from; absent for the node's own pod CIDR.
-    pub pool: Option<String>,
-    /// The node's end of the pair.
+    /// `metadata.uid`, where the runtime named it.
+    pub uid: Option<String>,
+    /// The network's name: whose GC may release it.
+    pub network: String,
+    /// What ADD made: an interface, or addresses alone.
+    pub scope: Scope,
+    /// The addresses, at most one of each family.
+    pub addresses: Vec<Given>,
+    /// Host ports that lead to it.
+    pub ports: Vec<PortMapping>,
+    /// The node's end of the pair; empty where only addresses were asked for.
     pub host_interface: String,
     /// The MAC address of the pod's end, once there is one.
     pub container_mac: Option<String>,
@@ -45,7 +52,25 @@ pub struct Record {
     pub mtu: u32,
 }
 
+/// An address that was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// The address.
+    pub address: IpAddr,
+    /// The pool it is from; absent for the node's own pod CIDR.
+    pub pool: Option<String>,
+    /// Its prefix length in the answer: 32 or 128 on an interface of ours.
+    pub prefix_len: u8,
+    /// Its gateway in the answer.
+    pub gateway: Option<IpAddr>,
+}
+
 impl Record {
+    /// Its addresses, without where they are from.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().map(|given| given.address)
+    }
+
     /// What the runtime names it by.
     pub fn key(&self) -> Key {
         (self.container_id.clone(), self.interface.clone())
@@ -134,8 +159,11 @@ mod tests {
             interface: "eth0".into(),
             namespace: "erp".into(),
             pod: "erp-0".into(),
-            address: "10.20.0.1".parse().unwrap(),
-            pool: Some("erp".into()),
+            uid: None,
+            network: "portolan".into(),
+            scope: Scope::Interface,
+            addresses: vec![],
+            ports: vec![],
             host_interface: "ptl1".into(),
             container_mac: None,
             mtu: 1450,

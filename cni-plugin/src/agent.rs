@@ -41,7 +41,7 @@ impl From<Error> for Failure {
 pub fn ask(request: &Request, netns: Option<&str>) -> Result<Response, Error> {
     let namespace = match (request.command, netns) {
         // DEL works without a namespace: what is left of the pod is known to the agent (rule 16).
-        (Command::Del, _) | (_, None) => None,
+        (Command::Del | Command::Status | Command::Gc, _) | (_, None) => None,
         (Command::Add | Command::Check, Some(path)) => {
             Some(File::open(path).map_err(|why| Error::Namespace(path.to_owned(), why))?)
         }

@@ -26,12 +26,14 @@ pub fn result(version: &str, request: &Request, netns: Option<&str>, attachment:
         .addresses
         .iter()
         .map(|given| {
-            let (length, family, _) = family(given.address.is_ipv4());
             let mut entry = json!({
-                "address": format!("{}/{length}", given.address), "gateway": given.gateway, "interface": 1,
+                "address": format!("{}/{}", given.address, given.prefix_len), "interface": 1,
             });
+            if let Some(gateway) = given.gateway {
+                entry["gateway"] = Value::from(gateway.to_string());
+            }
             if old {
-                entry["version"] = Value::from(family);
+                entry["version"] = Value::from(family(given.address.is_ipv4()).0);
             }
             entry
         })
@@ -39,14 +41,22 @@ pub fn result(version: &str, request: &Request, netns: Option<&str>, attachment:
     let routes: Vec<Value> = attachment
         .addresses
         .iter()
-        .map(|given| json!({ "dst": family(given.address.is_ipv4()).2, "gw": given.gateway }))
+        .filter_map(|given| Some((given, given.gateway?)))
+        .map(|(given, gateway)| json!({ "dst": family(given.address.is_ipv4()).1, "gw": gateway }))
+        .collect();
+    let interfaces: Vec<Value> = attachment
+        .link
+        .iter()
+        .flat_map(|pair| {
+            [
+                json!({ "name": pair.host_interface, "mac": pair.host_mac }),
+                json!({ "name": request.interface, "mac": pair.container_mac, "sandbox": netns.unwrap_or_default() }),
+            ]
+        })
         .collect();
     json!({
         "cniVersion": version,
-        "interfaces": [
-            { "name": attachment.host_interface, "mac": attachment.host_mac },
-            { "name": request.interface, "mac": attachment.container_mac, "sandbox": netns.unwrap_or_default() },
-        ],
+        "interfaces": interfaces,
         "ips": addresses,
         "routes": routes,
         "dns": {},
@@ -54,7 +64,7 @@ pub fn result(version: &str, request: &Request, netns: Option<&str>, attachment:
     .to_string()
 }
 
-/// Prefix length of one address, the old results' family name, and the default destination.
-fn family(ipv4: bool) -> (u8, &'static str, &'static str) {
-    if ipv4 { (32, "4", "0.0.0.0/0") } else { (128, "6", "::/0") }
+/// The old results' name of a family, and its default destination.
+fn family(ipv4: bool) -> (&'static str, &'static str) {
+    if ipv4 { ("4", "0.0.0.0/0") } else { ("6", "::/0") }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::IpAddr;
 
-use portolan_wire::cni::{Command, Failure, PROTOCOL, Pod, Request, code};
+use portolan_wire::cni::{Command, Failure, Pod, Request, code};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ pub enum Call {
     /// ADD, DEL or CHECK: the agent's work.
     Ask {
         /// What the agent is asked.
-        request: Request,
+        request: Box<Request>,
         /// `CNI_NETNS`, where the runtime gave one.
         netns: Option<String>,
     },
@@ -95,14 +95,13 @@ impl Input {
         }
         let configuration = self.configuration(command)?;
         let request = Request {
-            protocol: PROTOCOL,
-            command,
             container_id: container_id.to_owned(),
             interface: interface.to_owned(),
             pod: pod(self.variable("CNI_ARGS").unwrap_or_default()),
             expected: expected(command, configuration.prev_result.as_ref())?,
+            ..Request::new(command, configuration.name.as_deref().unwrap_or_default())
         };
-        Ok(Call::Ask { request, netns: self.variable("CNI_NETNS").map(str::to_owned) })
+        Ok(Call::Ask { request: Box::new(request), netns: self.variable("CNI_NETNS").map(str::to_owned) })
     }
 
     fn variable(&self, name: &str) -> Option<&str> {
@@ -113,6 +112,7 @@ impl Input {
         let needed: &[&str] = match command {
             Command::Add | Command::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
             Command::Del => &["CNI_CONTAINERID", "CNI_IFNAME"],
+            Command::Status | Command::Gc => &[],
         };
         let missing: Vec<_> = needed.iter().copied().filter(|name| self.variable(name).is_none()).collect();
         if missing.is_empty() { Ok(()) } else { Err(environment(format!("{} missing", missing.join(", ")))) }

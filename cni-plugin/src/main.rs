@@ -37,16 +37,20 @@ fn run(input: &Input) -> Result<String, Failure> {
                 (Command::Add, Ok(Response::Added(attachment))) => {
                     Ok(answer::result(&input.version(), &request, netns.as_deref(), &attachment))
                 }
-                (Command::Del | Command::Check, Ok(Response::Done)) => Ok(String::new()),
+                (Command::Del | Command::Check | Command::Status | Command::Gc, Ok(Response::Done)) => {
+                    Ok(String::new())
+                }
                 // The agent releases the address itself once the pod's end of the pair is gone with its namespace.
                 (Command::Del, Err(agent::Error::Away(_))) => Ok(String::new()),
                 (_, Err(error)) => Err(error.into()),
                 (Command::Add, Ok(Response::Done))
-                | (Command::Del | Command::Check, Ok(Response::Added(_))) => Err(Failure::new(
-                    code::IO_FAILURE,
-                    "the agent answered another question",
-                    "is its version older?",
-                )),
+                | (Command::Del | Command::Check | Command::Status | Command::Gc, Ok(Response::Added(_))) => {
+                    Err(Failure::new(
+                        code::IO_FAILURE,
+                        "the agent answered another question",
+                        "is its version older?",
+                    ))
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
-use portolan_wire::cni::{self, Address, Attachment, Request, Response};
+use portolan_wire::cni::{self, Address, Attachment, Pair, Request, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -75,16 +75,18 @@ fn hear(stream: &mut UnixStream) -> (Request, Option<File>) {
 }
 
 fn added() -> Vec<u8> {
-    let addresses =
-        vec![Address { address: "10.20.1.0".parse().unwrap(), gateway: "169.254.1.1".parse().unwrap() }];
-    cni::encode(&Response::Added(Attachment {
+    let address = Address {
+        address: "10.20.1.0".parse().unwrap(),
+        prefix_len: 32,
+        gateway: Some("169.254.1.1".parse().unwrap()),
+    };
+    let link = Pair {
         host_interface: "ptl1".into(),
         host_mac: "ee:ee:ee:ee:ee:ee".into(),
         container_mac: "02:00:00:00:00:01".into(),
         mtu: 1450,
-        addresses,
-    }))
-    .unwrap()
+    };
+    cni::encode(&Response::Added(Attachment { link: Some(link), addresses: vec![address] })).unwrap()
 }
 
 fn json_of(output: &Output) -> Value {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub const SOCKET: &str = "/run/portolan/agent.sock";
 
 /// The version of this conversation. It changes when an old peer would misunderstand a new one.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The largest frame either side accepts, in bytes. A CNI configuration with a previous result is a few kilobytes.
 pub const MAX_FRAME: u32 = 1 << 20;
@@ -31,6 +31,21 @@ pub enum Command {
     Del,
     /// Is everything that ADD made still there?
     Check,
+    /// Can an ADD be served now, and do the pods here have their network?
+    Status,
+    /// Release what this network holds on this node and the runtime does not list.
+    Gc,
+}
+
+/// What ADD is to make.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Scope {
+    /// An interface with addresses: called as the network's main plugin.
+    #[default]
+    Interface,
+    /// Addresses only: called by another main plugin as its IPAM (CNI specification, section 4).
+    Addresses,
 }
 
 /// One call of the CNI binary.
@@ -40,15 +55,83 @@ pub struct Request {
     pub protocol: u32,
     /// The verb.
     pub command: Command,
-    /// `CNI_CONTAINERID`, already checked against the specification's character set.
+    /// The configuration's `name`: whose attachments GC may release.
+    #[serde(default)]
+    pub network: String,
+    /// What ADD is to make, and DEL and CHECK find.
+    #[serde(default)]
+    pub scope: Scope,
+    /// `CNI_CONTAINERID`, already checked against the specification's character set; empty for STATUS and GC.
     pub container_id: String,
-    /// `CNI_IFNAME`, already checked.
+    /// `CNI_IFNAME`, already checked; empty for STATUS and GC.
     pub interface: String,
     /// The pod as the runtime names it in `CNI_ARGS`; absent for callers that are not Kubernetes.
     pub pod: Option<Pod>,
     /// Addresses that ADD returned, from `prevResult`; only CHECK carries them.
     #[serde(default)]
     pub expected: Vec<IpAddr>,
+    /// The pools that the configuration names (`ipam.ippools`), in order: the network's administrator has chosen.
+    #[serde(default)]
+    pub pools: Vec<String>,
+    /// Host ports of the pod (`runtimeConfig.portMappings`); only ADD carries them.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
+    /// The attachments that GC keeps; `None` where the runtime lists none, which releases nothing.
+    #[serde(default)]
+    pub keep: Option<Vec<AttachmentKey>>,
+}
+
+impl Request {
+    /// A call for this network that names nothing else yet.
+    pub fn new(command: Command, network: &str) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            command,
+            network: network.to_owned(),
+            scope: Scope::default(),
+            container_id: String::new(),
+            interface: String::new(),
+            pod: None,
+            expected: vec![],
+            pools: vec![],
+            ports: vec![],
+            keep: None,
+        }
+    }
+}
+
+/// A host port that leads to a port of the pod (CNI conventions, `portMappings`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// The port on the node, 1 to 65535.
+    pub host_port: u16,
+    /// The port in the pod, 1 to 65535.
+    pub container_port: u16,
+    /// The transport protocol.
+    pub protocol: Transport,
+    /// The node's address it is open on; absent: all.
+    pub host_ip: Option<IpAddr>,
+}
+
+/// A transport protocol that has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// What a runtime names an attachment by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AttachmentKey {
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_IFNAME`.
+    pub interface: String,
 }
 
 /// A pod as `CNI_ARGS` names it (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`, `K8S_POD_UID`).
@@ -77,7 +160,16 @@ pub enum Response {
 /// What ADD made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    /// The end of the pair that stays on the node.
+    /// The pair; absent where only addresses were asked for.
+    pub link: Option<Pair>,
+    /// The pod's addresses with the gateway of each, one per family.
+    pub addresses: Vec<Address>,
+}
+
+/// The pair of interfaces that connects a pod to its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// The end that stays on the node.
     pub host_interface: String,
     /// Its MAC address, as text.
     pub host_mac: String,
@@ -85,17 +177,17 @@ pub struct Attachment {
     pub container_mac: String,
     /// MTU of both ends, in bytes.
     pub mtu: u32,
-    /// The pod's addresses with the gateway of each, one per family.
-    pub addresses: Vec<Address>,
 }
 
 /// One address of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
-    /// The address; the pod holds it as a host route (/32 or /128).
+    /// The address.
     pub address: IpAddr,
-    /// The pod's default gateway of that family.
-    pub gateway: IpAddr,
+    /// Its prefix length: 32 or 128 on an interface of ours; that of the pool's subnet where only addresses were asked for.
+    pub prefix_len: u8,
+    /// The default gateway of that family; absent where the pool has none.
+    pub gateway: Option<IpAddr>,
 }
 
 /// Why a verb failed, in the words of the CNI specification.
@@ -124,6 +216,10 @@ pub mod code {
     pub const INVALID_CONFIGURATION: u32 = 7;
     /// Something transient is in the way: try again later.
     pub const TRY_AGAIN_LATER: u32 = 11;
+    /// STATUS: an ADD cannot be served.
+    pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: an ADD cannot be served, and pods that run may have limited connectivity.
+    pub const NOT_AVAILABLE_LIMITED: u32 = 51;
     /// No address could be given.
     pub const ADDRESS: u32 = 100;
     /// The pod's network could not be wired.
@@ -206,12 +302,10 @@ mod tests {
     #[test]
     fn a_request_survives_the_frame() {
         let request = Request {
-            protocol: PROTOCOL,
-            command: Command::Add,
             container_id: "c1".into(),
             interface: "eth0".into(),
             pod: Some(Pod { namespace: "erp".into(), name: "erp-0".into(), uid: None }),
-            expected: vec![],
+            ..Request::new(Command::Add, "portolan")
         };
         let mut bytes = Vec::new();
         write(&mut bytes, &request).unwrap();
