@@ -1,162 +1,231 @@
-//! ADD, DEL and CHECK, as the node's owner does them.
+//! ADD, DEL, CHECK, STATUS and GC, as the node's owner does them.
 //!
-//! ADD: the same container and interface again? the same answer. Else: pools, address, record, mark, link. The record is
-//! written before the kernel is touched and taken back last, so whatever dies in between, no address is given twice.
+//! ADD: the same container and interface again, and all of it is there? the same answer. Else: addresses, record, mark, link. The record is written
+//! before the kernel is touched and taken back last, so whatever dies in between, no address is given twice. An ADD that an
+//! earlier run of the agent did not end is taken back before it is begun anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use portolan_core::ipam::allocate::{Decision, Knowledge, allocate};
-use portolan_core::ipam::choose::choose;
+use jiff::Timestamp;
+use portolan_core::ipam::duties::is_routed;
 use portolan_core::mark::Mark;
-use portolan_core::rank;
-use portolan_wire::cni::{Address, Attachment, Failure, Pair, Pod, Request, Response, Scope, code};
+use portolan_core::{ports, rank};
+use portolan_wire::cni::{Address, Attachment, Failure, Pair, Request, Response, Scope, code};
 
-use crate::kernel::{GATEWAY, host_mac};
+use crate::addresses::WaitsFor;
+use crate::kernel::host_mac;
+use crate::metrics::Because;
 use crate::node::Owner;
-use crate::records::{Given, Record};
-use crate::world::{World, asker};
+use crate::records::{Given, Key, Record, host_port};
+use crate::world::World;
 
 /// Done, or what it waits for.
-type Attempt<T> = Result<T, String>;
+type Attempt<T> = Result<T, WaitsFor>;
 
 impl Owner {
-    /// Gives a container its interface and address, or says what that waits for.
+    /// Gives a container its interface and addresses, or says what that waits for.
     pub(crate) fn add(
         &mut self,
         request: &Request,
         netns: Option<&OwnedFd>,
     ) -> Result<Attempt<Response>, Failure> {
-        let netns = netns.ok_or_else(|| {
-            Failure::new(
-                code::INVALID_ENVIRONMENT,
-                "ADD came without a network namespace",
-                "is CNI_NETNS set?",
-            )
-        })?;
-        let key = (request.container_id.clone(), request.interface.clone());
-        if let Some(record) = self.records.get(&key).filter(|record| record.container_mac.is_some()) {
-            return Ok(Ok(Response::Added(attachment(record))));
+        let netns = match (request.scope, netns) {
+            (Scope::Interface, None) => {
+                let details = "is CNI_NETNS set?";
+                let message = "ADD came without a network namespace";
+                return Err(Failure::new(code::INVALID_ENVIRONMENT, message, details));
+            }
+            (_, netns) => netns,
+        };
+        match self.records.get(&key(request)).cloned() {
+            Some(record) if self.is_there(&record, netns)? => {
+                return Ok(Ok(Response::Added(attachment(&record))));
+            }
+            Some(half) => self.release(&half, "ADD begun anew")?,
+            None => {}
         }
-        let Some(world) = self.world.clone() else { return Ok(Err("the API server".to_owned())) };
-        let Some(mtu) = self.mtu else { return Ok(Err("the node's own network".to_owned())) };
-        let (address, pool) = match self.address_for(&world, request.pod.as_ref())? {
-            Ok(given) => given,
+        let Some(world) = self.world.clone() else { return Ok(Err("the API server".to_owned().into())) };
+        let Some(mtu) = self.mtu else { return Ok(Err("the node's own network".to_owned().into())) };
+        self.refuse_taken_ports(request)?;
+        let addresses = match self.addresses_for(&world, request)? {
+            Ok(addresses) => addresses,
             Err(waits_for) => return Ok(Err(waits_for)),
         };
-        let (namespace, pod) = request.pod.clone().map(|pod| (pod.namespace, pod.name)).unwrap_or_default();
+        let (container_id, interface) = key(request);
+        let pod = request.pod.clone();
         let record = Record {
-            host_interface: host_interface(&key.0, &key.1),
-            container_id: key.0,
-            interface: key.1,
-            namespace,
-            pod,
-            uid: request.pod.as_ref().and_then(|pod| pod.uid.clone()),
+            host_interface: match request.scope {
+                Scope::Interface => host_interface(&container_id, &interface),
+                Scope::Addresses => String::new(),
+            },
+            container_id,
+            interface,
+            namespace: pod.as_ref().map(|pod| pod.namespace.clone()).unwrap_or_default(),
+            pod: pod.as_ref().map(|pod| pod.name.clone()).unwrap_or_default(),
+            uid: pod.and_then(|pod| pod.uid),
             network: request.network.clone(),
             scope: request.scope,
-            addresses: vec![Given { address, pool, prefix_len: 32, gateway: Some(GATEWAY) }],
+            addresses,
             ports: request.ports.clone(),
             container_mac: None,
             mtu,
         };
-        self.wire(&world, record, netns).map(|record| Ok(Response::Added(attachment(&record))))
+        self.attach(&world, record, netns).map(|record| Ok(Response::Added(attachment(&record))))
     }
 
     /// Takes them back. What is not there is taken back already.
     pub(crate) fn del(&mut self, request: &Request) -> Result<(), Failure> {
-        let key = (request.container_id.clone(), request.interface.clone());
-        let Some(record) = self.records.get(&key).cloned() else { return Ok(()) };
-        let marks = self.forget(&record);
-        self.hands.remove_pod(&record, &marks).map_err(|error| wiring(&record, &error))?;
-        self.records.remove(&key).map_err(|error| unwritten(&record, &error))?;
-        tracing::info!(addresses = %ips(&record), namespace = record.namespace, pod = record.pod, "released");
-        Ok(())
+        match self.records.get(&key(request)).cloned() {
+            Some(record) => self.release(&record, "DEL"),
+            None => Ok(()),
+        }
     }
 
     /// Is everything that ADD made still there?
     pub(crate) fn check(&mut self, request: &Request, netns: Option<&OwnedFd>) -> Result<(), Failure> {
-        let key = (request.container_id.clone(), request.interface.clone());
         let missing =
             |what: String| Failure::new(code::CHECK, what, "delete the pod; its controller makes another");
-        let record = self.records.get(&key).cloned();
+        let record = self.records.get(&key(request)).cloned();
         let record = record.ok_or_else(|| missing("this container has no address here".to_owned()))?;
         if let Some(other) = request.expected.iter().find(|expected| !record.ips().any(|ip| ip == **expected))
         {
             return Err(missing(format!("prevResult has {other}, the container has {}", ips(&record))));
         }
+        if record.scope == Scope::Addresses {
+            return Ok(());
+        }
         let netns = netns.ok_or_else(|| missing("CHECK came without a network namespace".to_owned()))?;
-        let marks = self.marks(&record);
-        let found =
-            self.hands.check_pod(&record, netns.as_fd(), &marks).map_err(|error| wiring(&record, &error))?;
+        let found = self.missing(&record, netns)?;
         if found.is_empty() { Ok(()) } else { Err(missing(found.join("; "))) }
     }
 
-    /// An address and its pool, or what it waits for.
-    fn address_for(
+    /// Whether an earlier ADD came to its end, and what it made is still in this namespace.
+    fn is_there(&mut self, record: &Record, netns: Option<&OwnedFd>) -> Result<bool, Failure> {
+        match netns.filter(|_| record.scope == Scope::Interface) {
+            Some(netns) if record.is_complete() => Ok(self.missing(record, netns)?.is_empty()),
+            _ => Ok(record.is_complete()),
+        }
+    }
+
+    /// What ADD made for this record and is not in the kernel, in words.
+    fn missing(&mut self, record: &Record, netns: &OwnedFd) -> Result<Vec<String>, Failure> {
+        let (marks, routed) = (self.marks(record), self.routed(record));
+        let found = self.hands.check_pod(record, netns.as_fd(), &marks, &record.openings(), routed);
+        found.map_err(|error| wiring(record, &error))
+    }
+
+    /// Can an ADD of this network be served now, and do the pods here have their network?
+    pub(crate) fn status(&self, request: &Request) -> Result<(), Failure> {
+        let Some(world) = &self.world else {
+            let details = "pods that run keep their network; see the agent's log";
+            return Err(Failure::new(
+                code::NOT_AVAILABLE,
+                "the API server has not been reached yet",
+                details,
+            ));
+        };
+        if let Some(trouble) = &self.impaired {
+            let message = "this node's network is not as it should be, and is being repaired";
+            return Err(Failure::new(code::NOT_AVAILABLE_LIMITED, message, trouble));
+        }
+        if !self.has_addresses(world, &request.pools) {
+            let message = match request.pools.as_slice() {
+                [] => "no pool that this node can use has an address left".to_owned(),
+                named => format!("pools {} have no address left that this node can use", named.join(", ")),
+            };
+            let details = "add a range to an IPPool: kubectl get ippools shows what is free";
+            return Err(Failure::new(code::NOT_AVAILABLE, message, details));
+        }
+        Ok(())
+    }
+
+    /// Releases what this network holds here and the runtime does not list. Each link goes before its addresses, so that even
+    /// a pod that was left out by mistake loses its network and never shares its address. Without a list nothing is released.
+    pub(crate) fn collect(&mut self, request: &Request) -> Result<(), Failure> {
+        let Some(keep) = &request.keep else { return Ok(()) };
+        let keep: BTreeSet<Key> =
+            keep.iter().map(|one| (one.container_id.clone(), one.interface.clone())).collect();
+        let of_network = self.records.iter().filter(|record| record.network == request.network);
+        let stale: Vec<_> = of_network.filter(|record| !keep.contains(&record.key())).cloned().collect();
+        let failures: Vec<_> = stale.iter().filter_map(|record| self.reclaim(record, "GC").err()).collect();
+        let [first, ..] = failures.as_slice() else { return Ok(()) };
+        let all: Vec<_> = failures.iter().map(Failure::to_string).collect();
+        let message = format!("{} of {} attachments could not be released", failures.len(), stale.len());
+        Err(Failure::new(first.code, message, all.join("; ")))
+    }
+
+    /// Takes back what no DEL came for.
+    pub(crate) fn reclaim(&mut self, record: &Record, reason: &str) -> Result<(), Failure> {
+        self.release(record, reason)?;
+        let count = u64::try_from(record.addresses.len()).unwrap_or(u64::MAX);
+        self.metrics.reclaimed.get_or_create(&Because { reason: reason.to_owned() }).inc_by(count);
+        Ok(())
+    }
+
+    fn release(&mut self, record: &Record, reason: &str) -> Result<(), Failure> {
+        let marks = self.forget(record);
+        let removed = self.hands.remove_pod(record, &marks, &record.openings());
+        removed.map_err(|error| wiring(record, &error))?;
+        self.records.remove(&record.key()).map_err(|error| unwritten(record, &error))?;
+        record.ips().for_each(|ip| self.leases.give_back(ip));
+        self.history.released(record, reason, Timestamp::now());
+        Ok(())
+    }
+
+    fn refuse_taken_ports(&self, request: &Request) -> Result<(), Failure> {
+        let taken: Vec<_> = self.records.iter().flat_map(|record| &record.ports).map(host_port).collect();
+        let wanted: Vec<_> = request.ports.iter().map(host_port).collect();
+        ports::conflict(&taken, &wanted).map_or(Ok(()), |conflict| {
+            let details = "delete one of the two pods, or give it another hostPort";
+            Err(Failure::new(code::INVALID_CONFIGURATION, conflict.to_string(), details))
+        })
+    }
+
+    fn attach(
         &mut self,
         world: &World,
-        pod: Option<&Pod>,
-    ) -> Result<Attempt<(IpAddr, Option<String>)>, Failure> {
-        let candidates = match pod {
-            None => vec![],
-            Some(pod) => {
-                let Some((facts, namespace)) = world.pod(&pod.namespace, &pod.name, pod.uid.as_deref())
-                else {
-                    return Ok(Err(format!("pod {}/{} to show up in the watch", pod.namespace, pod.name)));
-                };
-                choose(asker(&pod.namespace, facts, namespace), &world.pools).map_err(|refusal| {
-                    Failure::new(code::ADDRESS, "no pool to take an address from", refusal.to_string())
-                })?
-            }
-        };
-        let held: BTreeSet<_> = self.records.iter().flat_map(Record::ips).collect();
-        let (node_labels, node_cidrs) = world.node(&self.node);
-        let (leases, untouchable) = (self.leases.known(world), self.leases.untouchable());
-        let known = Knowledge {
-            node: &self.node,
-            node_labels: &node_labels,
-            node_cidrs: &node_cidrs,
-            pools: &world.pools,
-            leases: &leases,
-            untouchable: &untouchable,
-            held: &held,
-        };
-        match allocate(&candidates, known) {
-            Decision::Take { address, pool } => Ok(Ok((address, pool))),
-            Decision::Claim(lease) => {
-                let name = lease.name.clone();
-                self.leases.claim(lease);
-                Ok(Err(format!("lease {name}")))
-            }
-            // What is under way may still help; else this is the answer.
-            Decision::Refuse(_) if !untouchable.is_empty() => Ok(Err("a lease that is under way".to_owned())),
-            Decision::Refuse(refusal) => {
-                Err(Failure::new(code::ADDRESS, "no address to give", refusal.to_string()))
+        mut record: Record,
+        netns: Option<&OwnedFd>,
+    ) -> Result<Record, Failure> {
+        let marks =
+            self.marks_for(world, &record).map_err(|why| Failure::later("egress cannot be decided", why))?;
+        if let Some(held) = record.ips().find(|ip| self.leases.book().is_held(*ip)) {
+            return Err(Failure::later(format!("{held} is held"), "the runtime will come back"));
+        }
+        self.records.put(record.clone()).map_err(|error| unwritten(&record, &error))?;
+        record.ips().for_each(|ip| {
+            self.leases.take(ip);
+        });
+        self.unsaid.push(record.clone());
+        let Some(netns) = netns.filter(|_| record.scope == Scope::Interface) else { return Ok(record) };
+        let routed = self.routed(&record);
+        let wired = self.hands.add_pod(&record, netns.as_fd(), &marks, &record.openings(), routed);
+        let wired = wired.map_err(|error| wiring(&record, &error)).and_then(|wired| {
+            record.container_mac = Some(wired.container_mac.to_string());
+            self.records.put(record.clone()).map_err(|error| unwritten(&record, &error))
+        });
+        match wired {
+            Ok(()) => Ok(record),
+            Err(failure) => {
+                self.record_assigned();
+                // Where this fails too, the record stays, and with it the address, until DEL or the next pass.
+                if let Err(more) = self.release(&record, "ADD failed") {
+                    tracing::warn!(%more, "what a failed ADD left behind stays for now");
+                }
+                Err(failure)
             }
         }
     }
 
-    fn wire(&mut self, world: &World, mut record: Record, netns: &OwnedFd) -> Result<Record, Failure> {
-        let marks =
-            self.marks_for(world, &record).map_err(|why| Failure::later("egress cannot be decided", why))?;
-        self.records.put(record.clone()).map_err(|error| unwritten(&record, &error))?;
-        match self.hands.add_pod(&record, netns.as_fd(), &marks) {
-            Ok(wired) => {
-                record.container_mac = Some(wired.container_mac.to_string());
-                self.records.put(record.clone()).map_err(|error| unwritten(&record, &error))?;
-                tracing::info!(
-                    addresses = %ips(&record), namespace = record.namespace, pod = record.pod,
-                    container = record.container_id, ?marks, "assigned"
-                );
-                Ok(record)
-            }
-            Err(error) => {
-                self.forget(&record);
-                self.records.remove(&record.key()).map_err(|error| unwritten(&record, &error))?;
-                Err(wiring(&record, &error))
-            }
-        }
+    /// Whether the node routes the pod's addresses to it: not those that another node has while a virtual machine migrates.
+    pub(crate) fn routed(&self, record: &Record) -> bool {
+        let lease = |given: &Given| {
+            let world = self.world.as_ref()?;
+            world.leases.single(given.pool.as_ref()?, given.address)
+        };
+        record.addresses.iter().filter_map(lease).all(|lease| is_routed(lease, &self.node))
     }
 
     /// The marks of a pod that is about to start, known before its first packet.
@@ -180,6 +249,10 @@ impl Owner {
         }
         marks
     }
+}
+
+fn key(request: &Request) -> Key {
+    (request.container_id.clone(), request.interface.clone())
 }
 
 /// The name of the node's end: a function of container and interface, so that every run finds it again. 44 bits: two of a

@@ -41,15 +41,17 @@ impl Install {
         replace(&place, &bytes, 0o755).with_context(|| place.display().to_string())
     }
 
-    /// Installs the configuration.
+    /// Installs the configuration. Runtimes that know `cniVersions` take the newest version they share with it; the others
+    /// take `cniVersion`, which is the newest that containerd 1.6 knows. Host ports come to this plugin itself.
     ///
     /// # Errors
     /// Names the file that could not be written.
     pub fn configuration(&self) -> Result<()> {
         let list = json!({
             "cniVersion": "1.0.0",
+            "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
             "name": "portolan",
-            "plugins": [{ "type": PLUGIN }],
+            "plugins": [{ "type": PLUGIN, "capabilities": { "portMappings": true } }],
         });
         let place = self.configurations.join(CONFIGURATION);
         replace(&place, format!("{list:#}\n").as_bytes(), 0o644).with_context(|| place.display().to_string())
@@ -77,6 +79,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rule_24_a_runtime_that_reads_during_an_upgrade_sees_the_old_file_or_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join(CONFIGURATION);
+        replace(&place, b"old", 0o644).unwrap();
+        let mut read_before = fs::File::open(&place).unwrap();
+        replace(&place, b"the new one", 0o644).unwrap();
+        let mut text = String::new();
+        io::Read::read_to_string(&mut read_before, &mut text).unwrap();
+        assert_eq!((text.as_str(), fs::read(&place).unwrap().as_slice()), ("old", &b"the new one"[..]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn the_configuration_names_a_binary_that_is_there_and_executable() {
         let node = tempfile::tempdir().unwrap();
         let image = node.path().join("portolan-cni");
@@ -94,6 +109,10 @@ mod tests {
         assert_eq!(entries, [CONFIGURATION]);
         let list: serde_json::Value =
             serde_json::from_slice(&fs::read(install.configurations.join(CONFIGURATION)).unwrap()).unwrap();
+        // Rule 22: a runtime may choose among these; all of them are the binary's.
+        assert_eq!(list["cniVersion"], "1.0.0");
+        assert_eq!(list["cniVersions"], json!(["0.4.0", "1.0.0", "1.1.0"]));
+        assert_eq!(list["plugins"][0]["capabilities"]["portMappings"], true);
         let binary = install.binaries.join(list["plugins"][0]["type"].as_str().unwrap());
         assert_eq!(fs::metadata(binary).unwrap().permissions().mode() & 0o777, 0o755);
     }

@@ -2,11 +2,15 @@
 //!
 //! A pass: the nftables table first, in one transaction (what is blocked is blocked before anything else moves), then
 //! addresses, neighbours, routes and rules, then announcements. Whatever fails is in the answer and is tried again by the
-//! next pass; what succeeded stays. A pass over a kernel that is as it should be only reads.
+//! next pass; what succeeded stays. A pass over a kernel that is as it should be only reads. `pods` is what is done for one
+//! pod, between passes.
+
+mod pods;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::BorrowedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -16,43 +20,76 @@ use portolan_core::mark::{GatewayNumber, Mark};
 use portolan_core::numbers::{
     GATEWAY_MASK, GATEWAY_TABLE, RULE_PRIORITY, VXLAN_DEVICE, VXLAN_OVERHEAD, VXLAN_PORT, VXLAN_VNI,
 };
-use portolan_core::routes::{Path, vxlan_mac};
+use portolan_core::ports::Opening;
+use portolan_core::routes::{Node, Path, vxlan_link_local, vxlan_mac};
 use portolan_linux::announce::Announcer;
-use portolan_linux::nft::{Change, Element, Nft};
+use portolan_linux::nft::Nft;
 use portolan_linux::rules::Family;
 use portolan_linux::sysctl::Setting;
-use portolan_linux::{
-    Address, Fdb, Kernel, Link, Mac, Neighbour, PodLink, Report, Route, Rule, Vxlan, Wired,
-};
-use portolan_wire::cni::Scope;
+use portolan_linux::{Address, Fdb, Kernel, Link, Mac, Neighbour, Report, Route, Rule, Vxlan};
 
-use crate::records::Record;
+pub use pods::{Seen, host_mac};
+
 use crate::table;
 
-/// The pods' gateway: nobody holds it, a permanent neighbour entry answers for it.
-pub const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
-/// The hardware address of the node's end of every pod link; each is on a link of its own.
-const HOST_MAC: Mac = Mac([0xee; 6]);
 /// How often an address that has come here is announced, once in each pass.
 const ANNOUNCEMENTS: u8 = 3;
 
 /// What this node's kernel should have.
 #[derive(Debug, Clone)]
 pub struct Desired {
-    /// This node's own address.
-    pub address: Ipv4Addr,
-    /// Addresses of local pods and the node's end of each one's link.
-    pub pods: BTreeMap<IpAddr, String>,
+    /// This node's own addresses.
+    pub addresses: NodeAddresses,
+    /// Addresses of local pods.
+    pub pods: BTreeMap<IpAddr, Place>,
     /// Prefixes of other nodes.
     pub remote: BTreeMap<IpNet, (IpAddr, Path)>,
-    /// The addresses of all nodes, this one's among them.
+    /// The IPv4 addresses of all nodes, this one's among them: VXLAN's outer packets go there.
     pub nodes: BTreeSet<Ipv4Addr>,
     /// Never translated, never steered.
     pub cluster: Ranges,
     /// Leave with the node's address.
     pub masquerade: Ranges,
+    /// Host ports of local pods.
+    pub openings: BTreeSet<Opening>,
     /// Egress.
     pub duty: Duty,
+}
+
+/// A node's addresses in the data centre. VXLAN needs the IPv4 one; without the IPv6 one, IPv6 pods that are to leave with
+/// their node's address do not leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeAddresses {
+    /// The first InternalIP of IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// The first InternalIP of IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl NodeAddresses {
+    /// Those of a Node.
+    pub fn of(node: &Node) -> Self {
+        let v6 = |address| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        };
+        Self { v4: node.addresses().find_map(|address| ipv4(&address)), v6: node.addresses().find_map(v6) }
+    }
+
+    /// The one by which the uplink is found.
+    fn first(self) -> Option<IpAddr> {
+        self.v4.map(IpAddr::from).or(self.v6.map(IpAddr::from))
+    }
+}
+
+/// Where a local pod's address is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The node's end of the pod's link.
+    pub link: String,
+    /// Whether the address is routed here. It is not while another node still has it: a virtual machine that is on its way
+    /// here is reached there until it has arrived.
+    pub routed: bool,
 }
 
 /// Where this node is connected.
@@ -69,6 +106,8 @@ pub struct Hands {
     nft: Nft,
     announce: BTreeMap<Ipv4Addr, u8>,
     owned: BTreeSet<Ipv4Addr>,
+    /// The uplink's name, once a pass has found it.
+    uplink: Option<String>,
 }
 
 impl Hands {
@@ -79,15 +118,15 @@ impl Hands {
     pub fn open() -> Result<Self> {
         let kernel = Kernel::open().context("routing netlink")?;
         let nft = Nft::open().context("nftables")?;
-        Ok(Self { kernel, nft, announce: BTreeMap::new(), owned: BTreeSet::new() })
+        Ok(Self { kernel, nft, announce: BTreeMap::new(), owned: BTreeSet::new(), uplink: None })
     }
 
-    /// The device that carries the node's address.
+    /// The device that carries the node's address; where it has two, the IPv4 one.
     ///
     /// # Errors
     /// When there is none.
-    pub fn uplink(&mut self, address: Ipv4Addr) -> Result<Uplink> {
-        let address = IpAddr::from(address);
+    pub fn uplink(&mut self, addresses: NodeAddresses) -> Result<Uplink> {
+        let address = addresses.first().context("the node has no address")?;
         let link = self.kernel.link_with_address(address)?;
         let link = link.with_context(|| format!("no device has the node's address {address}"))?;
         let all = self.kernel.all_addresses()?;
@@ -134,9 +173,11 @@ impl Hands {
             }
         };
         note("nftables", self.policy(desired));
-        match self.uplink(desired.address) {
+        match self.uplink(desired.addresses) {
             Ok(uplink) => {
-                note("VXLAN device", self.overlay(desired.address, &uplink));
+                self.uplink = Some(uplink.link.name.clone());
+                note("forwarding", self.forwarding(desired, &uplink));
+                note("VXLAN device", self.overlay(desired, &uplink));
                 note("addresses", self.addresses(desired, &uplink));
                 note("neighbours", self.neighbours(desired));
                 note("routes", self.routes(desired, &uplink));
@@ -149,18 +190,28 @@ impl Hands {
     }
 
     fn policy(&mut self, desired: &Desired) -> Result<()> {
-        let contents = table::contents(&desired.cluster, &desired.masquerade, &desired.duty);
-        let report = self.nft.converge(&table::table(), &contents)?;
+        let report = self.nft.converge(&table::table(), &table::contents(desired))?;
         if !report.is_quiet() {
             tracing::info!(%report, "nftables table brought up to date");
         }
         Ok(())
     }
 
-    /// The device needs an address of the node's and a loose reverse-path filter: packets come over it whose way back is
-    /// another one, and without any address on the device the kernel's loose filter is a strict one.
-    fn overlay(&mut self, address: Ipv4Addr, uplink: &Uplink) -> Result<()> {
+    /// Where no pod speaks IPv6, whether the node forwards it is not ours to say.
+    fn forwarding(&mut self, desired: &Desired, uplink: &Uplink) -> Result<()> {
         Setting::Forwarding4.ensure(1)?;
+        let local = desired.pods.keys().any(IpAddr::is_ipv6);
+        if local || desired.remote.keys().any(|prefix| prefix.network().is_ipv6()) {
+            Setting::forward_ipv6(&uplink.link.name)?;
+        }
+        Ok(())
+    }
+
+    /// The device needs an address of the node's and a loose reverse-path filter: packets come over it whose way back is
+    /// another one, and without any address on the device the kernel's loose filter is a strict one. A node without an IPv4
+    /// address has no such device; where it would need one, the routes say so.
+    fn overlay(&mut self, desired: &Desired, uplink: &Uplink) -> Result<()> {
+        let Some(address) = desired.addresses.v4 else { return Ok(()) };
         self.kernel.ensure_vxlan(&Vxlan {
             name: VXLAN_DEVICE.to_owned(),
             vni: VXLAN_VNI,
@@ -182,7 +233,7 @@ impl Hands {
         };
         let mut addresses: BTreeSet<_> =
             owned.iter().map(|address| on(&uplink.link.name, *address)).collect();
-        addresses.insert(on(VXLAN_DEVICE, desired.address));
+        addresses.extend(desired.addresses.v4.map(|address| on(VXLAN_DEVICE, address)));
         heed(self.kernel.converge_addresses(&addresses)?)?;
         for fresh in owned.difference(&self.owned) {
             self.announce.insert(*fresh, ANNOUNCEMENTS);
@@ -192,23 +243,26 @@ impl Hands {
         Ok(())
     }
 
+    /// Each other node is a next hop twice: by its IPv4 address, and for IPv6 by the address that stands for it.
     fn neighbours(&mut self, desired: &Desired) -> Result<()> {
-        let others = || desired.nodes.iter().filter(|node| **node != desired.address);
-        let mac = |node: Ipv4Addr| Mac(vxlan_mac(node));
-        let neighbour =
-            |node: &Ipv4Addr| Neighbour { dev: VXLAN_DEVICE.to_owned(), ip: (*node).into(), mac: mac(*node) };
-        let fdb =
-            |node: &Ipv4Addr| Fdb { dev: VXLAN_DEVICE.to_owned(), mac: mac(*node), dst: (*node).into() };
-        let (neighbours, fdb) = (others().map(neighbour).collect(), others().map(fdb).collect());
+        let Some(own) = desired.addresses.v4 else { return Ok(()) };
+        let dev = || VXLAN_DEVICE.to_owned();
+        let (mut neighbours, mut fdb) = (BTreeSet::new(), BTreeSet::new());
+        for node in desired.nodes.iter().filter(|node| **node != own) {
+            let mac = Mac(vxlan_mac(*node));
+            let hops = [IpAddr::from(*node), vxlan_link_local(*node).into()];
+            neighbours.extend(hops.map(|ip| Neighbour { dev: dev(), ip, mac }));
+            fdb.insert(Fdb { dev: dev(), mac, dst: (*node).into() });
+        }
         heed(self.kernel.converge_neighbours(&neighbours)?)?;
         heed(self.kernel.converge_fdb(VXLAN_DEVICE, &fdb)?)
     }
 
     fn routes(&mut self, desired: &Desired, uplink: &Uplink) -> Result<()> {
-        let links = self.links()?;
-        let pods = desired.pods.iter().filter(|(_, link)| links.contains(*link));
+        let links: BTreeSet<_> = self.pod_links_up(desired)?;
+        let pods = desired.pods.iter().filter(|(_, place)| place.routed && links.contains(&place.link));
         let mut routes: BTreeSet<_> =
-            pods.map(|(pod, link)| Route::to_device(IpNet::from(*pod), link)).collect();
+            pods.map(|(pod, place)| Route::to_device(IpNet::from(*pod), &place.link)).collect();
         routes.extend(desired.remote.iter().map(|(prefix, (via, path))| match path {
             Path::Direct => Route::through(*prefix, *via, &uplink.link.name),
             Path::Vxlan => Route::through(*prefix, *via, VXLAN_DEVICE).onlink(),
@@ -222,6 +276,18 @@ impl Hands {
             routes.extend(nodes);
         }
         heed(self.kernel.converge_routes(&routes)?)
+    }
+
+    /// The links of pods that exist, all of them up: no route leads over one that is down.
+    fn pod_links_up(&mut self, desired: &Desired) -> Result<BTreeSet<String>> {
+        let wanted: BTreeSet<_> = desired.pods.values().map(|place| place.link.as_str()).collect();
+        let found = self.kernel.links()?.into_iter().filter(|link| wanted.contains(link.name.as_str()));
+        let links: Vec<_> = found.collect();
+        for link in links.iter().filter(|link| !link.up) {
+            tracing::info!(link = link.name, "set up again");
+            self.kernel.set_pod_link_up(link)?;
+        }
+        Ok(links.into_iter().map(|link| link.name).collect())
     }
 
     fn rules(&mut self, desired: &Desired) -> Result<()> {
@@ -247,91 +313,6 @@ impl Hands {
         self.announce.retain(|_, left| *left > 0);
         Ok(())
     }
-
-    /// Wires a pod: its mark first, its link last, up as the very last thing.
-    ///
-    /// # Errors
-    /// Nothing of it is left behind.
-    pub fn add_pod(
-        &mut self,
-        record: &Record,
-        netns: BorrowedFd<'_>,
-        marks: &BTreeMap<IpAddr, Mark>,
-    ) -> Result<Wired> {
-        self.mark(&BTreeMap::new(), marks).context("nftables")?;
-        let wired = self.kernel.wire_pod(&pod_link(record, netns));
-        if wired.is_err() {
-            self.mark(marks, &BTreeMap::new()).context("taking the mark back")?;
-        }
-        Ok(wired?)
-    }
-
-    /// Takes a pod's link away, then its mark. What is not there is away.
-    ///
-    /// # Errors
-    /// When the link is still there. A mark that could not be removed is the next pass's.
-    pub fn remove_pod(&mut self, record: &Record, marks: &BTreeMap<IpAddr, Mark>) -> Result<()> {
-        if record.scope == Scope::Addresses {
-            return Ok(());
-        }
-        self.kernel.unwire_pod(&record.host_interface)?;
-        if let Err(error) = self.mark(marks, &BTreeMap::new()) {
-            tracing::debug!(%error, "a mark of {} was not there", record.pod);
-        }
-        Ok(())
-    }
-
-    /// What is not as ADD made it, in sentences.
-    ///
-    /// # Errors
-    /// When the kernel does not say.
-    pub fn check_pod(
-        &mut self,
-        record: &Record,
-        netns: BorrowedFd<'_>,
-        marks: &BTreeMap<IpAddr, Mark>,
-    ) -> Result<Vec<String>> {
-        let mut deviations = self.kernel.check_pod(&pod_link(record, netns))?;
-        if marks.is_empty() {
-            return Ok(deviations);
-        }
-        let there = self.nft.elements(&table::pod_egress())?;
-        let missing = marks.iter().filter(|(pod, mark)| !there.contains(&element(**pod, **mark)));
-        deviations.extend(missing.map(|(pod, _)| format!("nftables has no mark for {pod}")));
-        Ok(deviations)
-    }
-
-    fn mark(&mut self, before: &BTreeMap<IpAddr, Mark>, after: &BTreeMap<IpAddr, Mark>) -> Result<()> {
-        let elements = |marks: &BTreeMap<IpAddr, Mark>| -> Vec<_> {
-            marks.iter().map(|(pod, mark)| element(*pod, *mark)).collect()
-        };
-        let (delete, add) = (elements(before), elements(after));
-        if delete.is_empty() && add.is_empty() {
-            return Ok(());
-        }
-        Ok(self.nft.apply_elements(&[Change { set: table::pod_egress(), delete, add }])?)
-    }
-}
-
-fn element(pod: IpAddr, mark: Mark) -> Element {
-    Element::address_to_mark(pod, mark.value())
-}
-
-fn pod_link<'a>(record: &Record, netns: BorrowedFd<'a>) -> PodLink<'a> {
-    PodLink {
-        host_name: record.host_interface.clone(),
-        container_name: record.interface.clone(),
-        netns,
-        addresses: record.ips().collect(),
-        gateways: vec![GATEWAY],
-        mtu: record.mtu,
-        host_mac: HOST_MAC,
-    }
-}
-
-/// The hardware address of the node's end of every pod link, as text.
-pub fn host_mac() -> String {
-    HOST_MAC.to_string()
 }
 
 fn heed(report: Report) -> Result<()> {

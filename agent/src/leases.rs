@@ -1,206 +1,403 @@
-//! The leases of this node between decision and confirmation: what has been asked of the API server and what came of it.
+//! The node's side of the leases: the book of what it decides about, and what is under way about them.
 //!
-//! The watch lags behind the API server. A lease that was won counts at once, although the watch does not show it yet; one
-//! that is on its way back counts no more, although the watch still shows it; one that was lost is not asked for again
-//! before the watch shows whose it is.
+//! A change counts once the watch shows it and not before, so nothing here has to guess what an answer meant. A change is
+//! under way until the watch shows what came of it; meanwhile no second one of the same lease is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portolan_core::ipam::Lease;
+use ipnet::IpNet;
+use portolan_core::ipam::decide::Known;
+use portolan_core::ipam::duties::{Holder, duties};
+use portolan_core::ipam::{Book, Change, Lease, Millis, Owner, Pool, View};
+use portolan_core::labels::Labels;
+use portolan_crds::change::Outcome;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::claims::{Outcome, Wish};
-use crate::world::World;
+use crate::changes::Answer;
 
-/// A lease that was lost, or could not be asked for, is not asked for again within this time.
-const PAUSE: Duration = Duration::from_secs(2);
+/// What the API server refused or did not answer is not asked for again for so long.
+const PAUSE: Duration = Duration::from_secs(5);
+/// The watch is behind the answer by no more than this, or never shows what the answer was about.
+const BEHIND: Duration = Duration::from_secs(5);
+/// A node that does not lend an address within this time has none, or is not there: time enough for a third one to give
+/// back what it does not need.
+const LENDING: Duration = Duration::from_secs(4);
+/// Who had nothing to lend is not asked again for so long.
+const VAIN: Duration = Duration::from_secs(10);
+/// A runtime comes back for a pod within this time.
+const EXPECTED: Duration = Duration::from_secs(30);
+/// The first moment on the clock of the book: early enough for every address that still rests when the agent starts.
+const EPOCH: Duration = Duration::from_secs(2 * 86_400);
 
-/// A lease in which no address is held for this long goes back to its pool.
-const IDLE: Duration = Duration::from_secs(10);
-
-/// Leases under way.
-#[derive(Debug)]
+/// The leases, as this node sees and handles them.
 pub struct Leases {
-    wishes: UnboundedSender<Wish>,
-    asked: BTreeMap<String, Lease>,
-    won: BTreeMap<String, Lease>,
-    lost: BTreeMap<String, Instant>,
-    /// On their way back, and when a request that failed is to be repeated. Used never again: it may have arrived.
-    returning: BTreeMap<String, (Lease, Option<Instant>)>,
-    returned: BTreeSet<String>,
-    idle: BTreeMap<String, Instant>,
+    node: String,
+    changes: UnboundedSender<Change>,
+    begun: Instant,
+    book: Book,
+    view: Arc<View>,
+    pools: Arc<BTreeMap<String, Pool>>,
+    cidrs: Vec<IpNet>,
+    /// Under way, by lease.
+    pending: BTreeMap<String, Change>,
+    /// Of these, what the API server has answered, and when.
+    answered: BTreeMap<String, Instant>,
+    paused: BTreeMap<String, Instant>,
+    /// Blocks of others out of which this node has asked for addresses.
+    asked: BTreeMap<String, Asked>,
+    vain: BTreeMap<String, Instant>,
+    expected: BTreeMap<Owner, Instant>,
+}
+
+/// What was asked of the holder of a block.
+struct Asked {
+    since: Instant,
+    /// How many addresses out of it this node had then.
+    had: usize,
 }
 
 impl Leases {
-    /// None under way.
-    pub fn new(wishes: UnboundedSender<Wish>) -> Self {
+    /// Nothing is known yet of the leases of this node. Changes go out by this queue.
+    pub fn new(node: &str, changes: UnboundedSender<Change>) -> Self {
         Self {
-            wishes,
+            node: node.to_owned(),
+            changes,
+            begun: Instant::now(),
+            book: Book::default(),
+            view: Arc::default(),
+            pools: Arc::default(),
+            cidrs: vec![],
+            pending: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            paused: BTreeMap::new(),
             asked: BTreeMap::new(),
-            won: BTreeMap::new(),
-            lost: BTreeMap::new(),
-            returning: BTreeMap::new(),
-            returned: BTreeSet::new(),
-            idle: BTreeMap::new(),
+            vain: BTreeMap::new(),
+            expected: BTreeMap::new(),
         }
     }
 
-    /// All leases of the cluster, with what this node has won since the watch last looked.
-    pub fn known(&self, world: &World) -> BTreeMap<String, Lease> {
-        let mut all = world.leases.clone();
-        all.extend(self.won.iter().map(|(name, lease)| (name.clone(), lease.clone())));
-        all
+    /// The clock of the book. It never goes back.
+    pub fn clock(&self, now: Instant) -> Millis {
+        millis(EPOCH + now.saturating_duration_since(self.begun))
     }
 
-    /// Leases that must neither give an address nor be claimed now.
-    pub fn untouchable(&self) -> BTreeSet<String> {
-        let sets =
-            self.asked.keys().chain(self.lost.keys()).chain(self.returning.keys()).chain(&self.returned);
-        sets.cloned().collect()
+    /// When that will be.
+    pub fn instant(&self, at: Millis) -> Instant {
+        self.begun + Duration::from_millis(at.saturating_sub(millis(EPOCH)))
     }
 
-    /// Asks for a lease, unless one of the same pool has been asked for already: pods that come together wait for one.
-    pub fn claim(&mut self, lease: Lease) {
-        if !self.asked.values().any(|asked| asked.pool == lease.pool) {
-            self.asked.insert(lease.name.clone(), lease.clone());
-            self.wish(Wish::Claim(lease));
+    /// An address that was released this long before the agent started goes on resting.
+    pub fn rests(&mut self, address: IpAddr, for_so_long: Duration) {
+        self.book.rests_since(address, millis(EPOCH.saturating_sub(for_so_long)));
+    }
+
+    /// What is held, free and resting.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// A pod holds the address from now on. False where one holds it already.
+    pub fn take(&mut self, address: IpAddr) -> bool {
+        self.book.take(address)
+    }
+
+    /// No pod holds it any more.
+    pub fn give_back(&mut self, address: IpAddr) {
+        self.book.give_back(address, self.clock(Instant::now()));
+    }
+
+    /// Looks at what the watch shows.
+    pub fn look(
+        &mut self,
+        cidrs: Vec<IpNet>,
+        view: &Arc<View>,
+        pools: &Arc<BTreeMap<String, Pool>>,
+        now: Instant,
+    ) {
+        let same = Arc::ptr_eq(&self.view, view) && Arc::ptr_eq(&self.pools, pools) && self.cidrs == cidrs;
+        if !same {
+            (self.view, self.pools, self.cidrs) = (Arc::clone(view), Arc::clone(pools), cidrs);
+            self.book.sync(&self.node, &self.cidrs, &self.view, &self.pools, self.clock(now));
         }
+        self.heed_answers(now);
+        self.settle(now);
     }
 
-    /// Gives back those of the unused leases that have been so for a while: not at once, for a pod that restarts comes back
-    /// within seconds.
-    pub fn give_back_idle(&mut self, unused: &[&Lease], now: Instant) {
-        self.idle.retain(|name, _| unused.iter().any(|lease| lease.name == *name));
-        let untouchable = self.untouchable();
-        for lease in unused.iter().filter(|lease| !untouchable.contains(&lease.name)) {
-            let since = *self.idle.entry(lease.name.clone()).or_insert(now);
-            if lease.released || now.duration_since(since) >= IDLE {
-                self.returning.insert(lease.name.clone(), ((*lease).clone(), None));
-                self.wish(Wish::GiveBack((*lease).clone()));
+    /// What the watch shows is under way no more.
+    fn settle(&mut self, now: Instant) {
+        let behind =
+            |name: &String| self.answered.get(name).is_some_and(|since| now.duration_since(*since) >= BEHIND);
+        let shown = |change: &Change| {
+            let lease = change.lease();
+            match (change, self.view.get(&lease.name)) {
+                (Change::Create(_), found) => found.is_some(),
+                (Change::Replace(_) | Change::Delete(_), found) => {
+                    found.is_none_or(|found| found.version != lease.version)
+                }
             }
-        }
-    }
-
-    /// What came of a wish. The answer is an error worth telling.
-    pub fn learn(&mut self, outcome: Outcome, now: Instant) -> Option<String> {
-        match outcome {
-            Outcome::Won(lease) => {
-                self.asked.remove(&lease.name);
-                self.won.insert(lease.name.clone(), lease);
-            }
-            Outcome::Lost(lease) => {
-                self.asked.remove(&lease.name);
-                self.lost.insert(lease.name, now);
-            }
-            Outcome::GivenBack(lease) => {
-                self.returning.remove(&lease.name);
-                self.won.remove(&lease.name);
-                self.returned.insert(lease.name);
-            }
-            Outcome::Failed(Wish::Claim(lease), why) => {
-                self.asked.remove(&lease.name);
-                self.lost.insert(lease.name.clone(), now);
-                return Some(format!("lease {} cannot be claimed: {why}", lease.name));
-            }
-            Outcome::Failed(Wish::GiveBack(lease), why) => {
-                self.returning.insert(lease.name.clone(), (lease.clone(), Some(now)));
-                return Some(format!("lease {} cannot be given back: {why}", lease.name));
-            }
-        }
-        None
-    }
-
-    /// Forgets what the watch shows by now.
-    pub fn settle(&mut self, world: &World, now: Instant) {
-        self.won.retain(|name, _| !world.leases.contains_key(name));
-        self.lost
-            .retain(|name, since| !world.leases.contains_key(name) && now.duration_since(*since) < PAUSE);
-        self.returned.retain(|name| world.leases.contains_key(name));
-        let due = |(lease, failed): &(Lease, Option<Instant>)| {
-            failed.filter(|since| now.duration_since(*since) >= PAUSE).map(|_| lease.clone())
         };
-        let again: Vec<_> = self.returning.values().filter_map(due).collect();
-        for lease in again {
-            self.returning.insert(lease.name.clone(), (lease.clone(), None));
-            self.wish(Wish::GiveBack(lease));
+        // Another node takes the ask off and makes the loans at once, and they show up in any order.
+        let lends = |change: &Change| {
+            let asked = self.asked.get(&change.lease().name).filter(|_| !change.lease().is_of(&self.node));
+            asked.is_some_and(|asked| now.duration_since(asked.since) < LENDING)
+        };
+        self.pending.retain(|name, change| lends(change) || !shown(change) && !behind(name));
+        self.answered.retain(|name, _| self.pending.contains_key(name));
+        self.paused.retain(|_, until| *until > now);
+        self.vain.retain(|_, until| *until > now);
+        self.expected.retain(|_, until| *until > now);
+    }
+
+    /// Who was asked for addresses and has lent none in time, has none.
+    fn heed_answers(&mut self, now: Instant) {
+        let (node, view, vain) = (&self.node, &self.view, &mut self.vain);
+        self.asked.retain(|name, asked| {
+            let Some(lease) = view.get(name) else { return false };
+            if out_of(view, lease, node) > asked.had {
+                vain.remove(name);
+                return false;
+            }
+            let late = now.duration_since(asked.since) >= LENDING;
+            if late {
+                vain.insert(name.clone(), now + VAIN);
+            }
+            !late || lease.asks.contains(node)
+        });
+    }
+
+    /// Asks the API server for these, but for leases of which a change is under way or was refused just now.
+    pub fn send(&mut self, changes: impl IntoIterator<Item = Change>, now: Instant) {
+        for change in changes {
+            let lease = change.lease();
+            if self.pending.contains_key(&lease.name) || self.paused.contains_key(&lease.name) {
+                continue;
+            }
+            if let Change::Replace(lease) = &change {
+                self.note_ask(lease, now);
+            }
+            let name = lease.name.clone();
+            // The task that carries changes lives as long as the agent; without it the agent is ending.
+            if self.changes.send(change.clone()).is_err() {
+                tracing::debug!("nobody carries changes any more");
+            }
+            self.pending.insert(name, change);
         }
     }
 
-    fn wish(&self, wish: Wish) {
-        // The task that carries wishes lives as long as the agent; without it the agent is ending.
-        if self.wishes.send(wish).is_err() {
-            tracing::debug!("nobody carries wishes any more");
+    fn note_ask(&mut self, changed: &Lease, now: Instant) {
+        if changed.asks.contains(&self.node) && changed.owner.is_none() && !changed.is_single() {
+            let had = out_of(&self.view, changed, &self.node);
+            self.asked.insert(changed.name.clone(), Asked { since: now, had });
         }
     }
+
+    /// What the API server said. The answer is an error worth telling.
+    pub fn learn(&mut self, answer: Answer, now: Instant) -> Option<String> {
+        match answer.outcome {
+            Ok(outcome) => {
+                if outcome == Outcome::TooLate {
+                    self.asked.remove(&answer.lease);
+                }
+                self.answered.insert(answer.lease, now);
+                None
+            }
+            Err(why) => {
+                self.pending.remove(&answer.lease);
+                self.asked.remove(&answer.lease);
+                self.paused.insert(answer.lease, now + PAUSE);
+                Some(why)
+            }
+        }
+    }
+
+    /// A pod on this node is about to need its owner's address.
+    pub fn expect(&mut self, owner: &Owner, now: Instant) {
+        self.expected.insert(owner.clone(), now + EXPECTED);
+    }
+
+    /// Does what this node owes the others.
+    pub fn fulfil(&mut self, nodes: usize, now: Instant) {
+        let expected: Vec<_> = self.expected.keys().cloned().collect();
+        let holder = Holder {
+            node: &self.node,
+            pools: &self.pools,
+            view: &self.view,
+            book: &self.book,
+            nodes,
+            pending: &self.pending,
+            expected: &expected,
+            now: self.clock(now),
+        };
+        let owed = duties(holder);
+        self.send(owed, now);
+    }
+
+    /// The leases that are this node's, with what is under way about them, and those it has asked for and not got yet.
+    pub fn own(&self) -> impl Iterator<Item = (&Lease, Option<&Change>)> {
+        let mine = self.view.of(&self.node).map(|lease| (lease, self.pending.get(&lease.name)));
+        let wanted = self.pending.values().filter(|change| self.view.get(&change.lease().name).is_none());
+        mine.chain(wanted.map(|change| (change.lease(), Some(change))))
+    }
+
+    /// Blocks of others that have nothing to lend.
+    pub fn vain(&self) -> BTreeSet<String> {
+        self.vain.keys().cloned().collect()
+    }
+
+    /// What decisions are made with.
+    pub fn known<'a>(&'a self, labels: &'a Labels, vain: &'a BTreeSet<String>, now: Instant) -> Known<'a> {
+        Known {
+            node: &self.node,
+            labels,
+            cidrs: &self.cidrs,
+            pools: &self.pools,
+            view: &self.view,
+            book: &self.book,
+            pending: &self.pending,
+            vain,
+            now: self.clock(now),
+        }
+    }
+}
+
+/// How many addresses out of a block are a node's.
+fn out_of(view: &View, block: &Lease, node: &str) -> usize {
+    let inside = view.inside(block.block).filter(|inside| inside.pool == block.pool);
+    inside.filter(|inside| inside.is_of(node) && inside.granted).count()
+}
+
+fn millis(span: Duration) -> Millis {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::mpsc::unbounded_channel;
+    use portolan_core::ipam::lease::Version;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-    fn lease() -> Lease {
-        Lease::new("erp", "10.20.1.0/28".parse().unwrap(), "node-1")
+    fn leases() -> (Leases, UnboundedReceiver<Change>) {
+        let (changes, carried) = unbounded_channel();
+        (Leases::new("node-1", changes), carried)
     }
 
-    fn seen() -> World {
-        World { leases: [(lease().name, lease())].into(), ..World::default() }
+    fn block(node: &str, version: &str) -> Lease {
+        let version = Version { uid: "u".into(), resource: version.into() };
+        Lease { version, ..Lease::new("erp", "10.20.1.0/28".parse().unwrap(), node) }
     }
 
-    #[test]
-    fn one_lease_is_asked_for_at_a_time_and_counts_before_the_watch_shows_it() {
-        let (wishes, mut carried) = unbounded_channel();
-        let mut leases = Leases::new(wishes);
-        leases.claim(lease());
-        leases.claim(Lease::new("erp", "10.20.1.16/28".parse().unwrap(), "node-1"));
-        assert!(matches!(carried.try_recv(), Ok(Wish::Claim(_))) && carried.try_recv().is_err());
-        assert!(leases.untouchable().contains(&lease().name));
-        assert_eq!(leases.learn(Outcome::Won(lease()), Instant::now()), None);
-        assert!(leases.untouchable().is_empty());
-        assert!(leases.known(&World::default()).contains_key(&lease().name));
+    fn look(leases: &mut Leases, shown: &[Lease], now: Instant) {
+        let pool = Pool::new("erp", ["10.20.1.0/24".parse::<IpNet>().unwrap()].into_iter().collect());
+        let pools = Arc::new([(pool.name.clone(), pool)].into());
+        leases.look(vec![], &Arc::new(shown.iter().cloned().collect()), &pools, now);
     }
 
-    #[test]
-    fn a_lease_on_its_way_back_gives_nothing_until_the_watch_has_seen_it_go() {
-        let (wishes, _carried) = unbounded_channel();
-        let mut leases = Leases::new(wishes);
-        let now = Instant::now();
-        leases.give_back_idle(&[&lease()], now);
-        assert!(leases.untouchable().is_empty());
-        leases.give_back_idle(&[&lease()], now + IDLE);
-        leases.learn(Outcome::GivenBack(lease()), Instant::now());
-        leases.settle(&seen(), Instant::now());
-        assert!(leases.untouchable().contains(&lease().name));
-        leases.settle(&World::default(), Instant::now());
-        assert!(leases.untouchable().is_empty());
+    fn done(lease: &Lease) -> Answer {
+        Answer { lease: lease.name.clone(), outcome: Ok(Outcome::Made) }
     }
 
     #[test]
-    fn a_lease_whose_return_failed_is_never_used_again_and_the_return_is_repeated() {
-        let (wishes, mut carried) = unbounded_channel();
-        let mut leases = Leases::new(wishes);
-        let now = Instant::now();
-        leases.give_back_idle(&[&lease()], now);
-        leases.give_back_idle(&[&lease()], now + IDLE);
+    fn a_claim_is_under_way_until_the_watch_shows_it_and_counts_then() {
+        let ((mut leases, mut carried), now) = (leases(), Instant::now());
+        let claim = Change::Create(block("node-1", ""));
+        leases.send([claim.clone(), claim.clone()], now);
+        assert!(carried.try_recv().is_ok() && carried.try_recv().is_err());
+        leases.learn(done(claim.lease()), now);
+        look(&mut leases, &[], now);
+        leases.send([claim.clone()], now);
+        assert!(carried.try_recv().is_err());
+        assert_eq!(leases.book().free("erp"), 0);
+        look(&mut leases, &[block("node-1", "7")], now);
+        assert!(leases.pending.is_empty());
+        assert_eq!(leases.book().free("erp"), 16);
+    }
+
+    #[test]
+    fn what_the_watch_never_shows_is_forgotten_and_what_failed_is_tried_again_later() {
+        let ((mut leases, mut carried), now) = (leases(), Instant::now());
+        let claim = Change::Create(block("node-1", ""));
+        leases.send([claim.clone()], now);
+        leases.learn(done(claim.lease()), now);
+        look(&mut leases, &[], now + BEHIND);
+        leases.send([claim.clone()], now + BEHIND);
+        assert!(carried.try_recv().is_ok() && carried.try_recv().is_ok());
+        let refused = Answer { lease: claim.lease().name.clone(), outcome: Err("no answer".into()) };
+        assert_eq!(leases.learn(refused, now), Some("no answer".into()));
+        leases.send([claim.clone()], now);
+        assert!(carried.try_recv().is_err());
+        look(&mut leases, &[], now + PAUSE);
+        leases.send([claim], now + PAUSE);
         assert!(carried.try_recv().is_ok());
-        leases.learn(Outcome::Failed(Wish::GiveBack(lease()), "no answer".into()), now);
-        leases.settle(&seen(), now);
-        assert!(leases.untouchable().contains(&lease().name) && carried.try_recv().is_err());
-        leases.settle(&seen(), now + PAUSE);
-        assert!(leases.untouchable().contains(&lease().name) && carried.try_recv().is_ok());
+    }
+
+    fn ask() -> Change {
+        Change::Replace(block("node-2", "1").asked_by("node-1"))
     }
 
     #[test]
-    fn a_lease_that_was_lost_is_not_asked_for_again_at_once() {
-        let (wishes, _carried) = unbounded_channel();
-        let mut leases = Leases::new(wishes);
-        let now = Instant::now();
-        leases.claim(lease());
-        leases.learn(Outcome::Lost(lease()), now);
-        leases.settle(&World::default(), now);
-        assert!(leases.untouchable().contains(&lease().name));
-        leases.settle(&World::default(), now + PAUSE);
-        assert!(leases.untouchable().is_empty());
+    fn who_lends_nothing_in_time_is_not_asked_again_for_a_while() {
+        let ((mut leases, _carried), now) = (leases(), Instant::now());
+        look(&mut leases, &[block("node-2", "1")], now);
+        leases.send([ask()], now);
+        let asked = [Lease { version: block("", "2").version, ..ask().lease().clone() }];
+        look(&mut leases, &asked, now);
+        assert!(leases.vain().is_empty());
+        look(&mut leases, &asked, now + LENDING);
+        assert_eq!(leases.vain().len(), 1);
+        // The ask stands, so it is still in vain when the time is over, and at once not any more when a loan is there.
+        look(&mut leases, &asked, now + LENDING + VAIN);
+        assert_eq!(leases.vain().len(), 1);
+        let loan = Lease::single("erp", "10.20.1.3".parse().unwrap(), "node-1", None);
+        let loan = Lease { granted: true, ..loan };
+        look(&mut leases, &[block("node-2", "3"), loan], now + LENDING + VAIN);
+        assert!(leases.vain().is_empty());
+    }
+
+    #[test]
+    fn an_ask_that_was_taken_off_before_the_loan_shows_up_is_not_made_again() {
+        let ((mut leases, mut carried), now) = (leases(), Instant::now());
+        look(&mut leases, &[block("node-2", "1")], now);
+        leases.send([ask()], now);
+        assert!(carried.try_recv().is_ok());
+        leases.learn(done(ask().lease()), now);
+        look(&mut leases, &[block("node-2", "3")], now);
+        assert!(leases.pending.contains_key(&ask().lease().name));
+        look(&mut leases, &[block("node-2", "3")], now + LENDING);
+        assert!(leases.pending.is_empty() && leases.vain().len() == 1);
+    }
+
+    #[test]
+    fn a_nodes_ask_in_its_own_lease_does_not_keep_it_from_changing_that_lease() {
+        let ((mut leases, mut carried), now) = (leases(), Instant::now());
+        look(&mut leases, &[block("node-1", "1")], now);
+        leases.send([Change::Replace(block("node-1", "1").asked_by("node-1"))], now);
+        let asked = Lease { version: block("", "2").version, ..block("node-1", "").asked_by("node-1") };
+        look(&mut leases, std::slice::from_ref(&asked), now);
+        leases.send([Change::Replace(Lease { released: true, ..asked })], now);
+        assert!(carried.try_recv().is_ok() && carried.try_recv().is_ok());
+    }
+
+    #[test]
+    fn an_ask_that_came_too_late_is_made_again_at_once() {
+        let ((mut leases, mut carried), now) = (leases(), Instant::now());
+        look(&mut leases, &[block("node-2", "1")], now);
+        leases.send([ask()], now);
+        leases.learn(Answer { outcome: Ok(Outcome::TooLate), ..done(ask().lease()) }, now);
+        look(&mut leases, &[block("node-2", "3")], now);
+        leases.send([Change::Replace(block("node-2", "3").asked_by("node-1"))], now);
+        assert!(carried.try_recv().is_ok() && carried.try_recv().is_ok());
+    }
+
+    #[test]
+    fn an_address_that_was_released_before_the_start_goes_on_resting() {
+        let ((mut leases, _carried), now) = (leases(), Instant::now());
+        let first: IpAddr = "10.20.1.0".parse().unwrap();
+        leases.rests(first, Duration::from_secs(1));
+        look(&mut leases, &[block("node-1", "1")], now);
+        let next = leases.book().next(Some("erp"), true, leases.clock(now), &BTreeSet::new());
+        assert_ne!(next, portolan_core::ipam::book::Next::Address(first));
     }
 }

@@ -1,20 +1,24 @@
 //! The unix socket that the CNI binary calls: one connection, one request, one response.
 //!
-//! Owns the socket. Each connection is a task of its own that hands its request to the node's owner and waits for the
-//! answer; a peer that sends rubbish or hangs up ends its own task and nothing else.
+//! Owns the socket. One thread accepts, reads the request and hands it to the node's owner together with the connection; the
+//! owner's thread writes the answer. Every thread or task more on this way is one more to be woken, which costs a pod start
+//! more than what it does. A peer that does not send at once gets a thread of its own; one that sends rubbish or hangs up
+//! ends its own connection and nothing else.
 
 use std::fs;
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as Connection;
 use std::path::Path;
 use std::sync::mpsc::Sender;
+use std::thread;
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recv, recvmsg};
 use portolan_wire::cni::{self, Failure, PROTOCOL, Request, Response};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
 use crate::node::Event;
@@ -26,12 +30,49 @@ pub struct Call {
     pub request: Request,
     /// The pod's network namespace, where the plugin gave one.
     pub netns: Option<OwnedFd>,
-    /// Where the answer goes. A runtime that has given up has dropped the other end.
-    pub reply: oneshot::Sender<Response>,
+    /// Where the answer goes.
+    pub reply: Reply,
+}
+
+/// The way back to the plugin. Where it is dropped without an answer, the plugin is told that the agent is stopping.
+#[derive(Debug)]
+pub struct Reply(Option<Connection>);
+
+impl Reply {
+    /// Answers. An answer fits into the socket's buffer, so this waits for nobody.
+    ///
+    /// # Errors
+    /// When the plugin has gone.
+    pub fn send(mut self, response: Response) -> io::Result<()> {
+        self.write(&response)
+    }
+
+    /// Whether the plugin has gone, with the runtime's patience.
+    pub fn is_closed(&self) -> bool {
+        let Some(connection) = &self.0 else { return true };
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(connection.as_raw_fd(), &mut [0], flags) == Ok(0)
+    }
+
+    fn write(&mut self, response: &Response) -> io::Result<()> {
+        let Some(mut connection) = self.0.take() else { return Ok(()) };
+        connection.write_all(&cni::encode(response)?)
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let stopping = Failure::later("the agent is stopping", "its successor will answer");
+        // Who has gone needs no answer.
+        let _ = self.write(&Response::Failed(stopping));
+    }
 }
 
 /// A peer has this long to send its request.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A peer that has not begun to send by then is waited for by a thread of its own; the plugin sends as soon as it is
+/// connected. In milliseconds.
+const AT_ONCE: u8 = 2;
 
 /// Takes the socket's place from whoever had it before. Only root may call.
 ///
@@ -50,60 +91,69 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves for ever.
+/// Serves as long as there is a thread for it.
 pub async fn serve(listener: UnixListener, owner: Sender<Event>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let owner = owner.clone();
-                tokio::spawn(async move {
-                    if let Err(why) = converse(stream, &owner).await {
-                        tracing::warn!(%why, "a call on the CNI socket was cut off");
-                    }
-                });
-            }
-            // Out of descriptors: the ones in use have to end first.
-            Err(why) => {
-                tracing::warn!(%why, "the CNI socket accepts nobody");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+    let (gone, over) = oneshot::channel::<()>();
+    let accept = move || {
+        let _gone = gone;
+        match listener.into_std().and_then(|listener| listener.set_nonblocking(false).map(|()| listener)) {
+            Ok(listener) => listener.incoming().for_each(|connection| meet(connection, &owner)),
+            Err(why) => tracing::error!(%why, "the CNI socket cannot be served"),
         }
-    }
-}
-
-async fn converse(mut stream: UnixStream, owner: &Sender<Event>) -> io::Result<()> {
-    let (request, netns) = tokio::time::timeout(PATIENCE, receive(&mut stream)).await??;
-    let response = if request.protocol == PROTOCOL {
-        ask(request, netns, owner).await
-    } else {
-        let message = format!("the CNI binary speaks protocol {}, the agent {PROTOCOL}", request.protocol);
-        Response::Failed(Failure::later(message, "an upgrade is under way"))
     };
-    stream.write_all(&cni::encode(&response)?).await
+    if let Err(why) = thread::Builder::new().name("cni".to_owned()).spawn(accept) {
+        tracing::error!(%why, "no thread for the CNI socket");
+        return;
+    }
+    // The sender is dropped with the thread, which is what is waited for.
+    let _ = over.await;
 }
 
-async fn ask(request: Request, netns: Option<OwnedFd>, owner: &Sender<Event>) -> Response {
-    let (reply, answer) = oneshot::channel();
-    let stopping = || Response::Failed(Failure::later("the agent is stopping", "its successor will answer"));
-    if owner.send(Event::Call(Call { request, netns, reply })).is_err() {
-        return stopping();
+fn meet(connection: io::Result<Connection>, owner: &Sender<Event>) {
+    let connection = match connection {
+        Ok(connection) => connection,
+        // Out of descriptors: the ones in use have to end first.
+        Err(why) => {
+            tracing::warn!(%why, "the CNI socket accepts nobody");
+            thread::sleep(Duration::from_millis(100));
+            return;
+        }
+    };
+    let begun = poll(&mut [PollFd::new(connection.as_fd(), PollFlags::POLLIN)], PollTimeout::from(AT_ONCE));
+    if begun.is_ok_and(|ready| ready > 0) {
+        converse(connection, owner);
+        return;
     }
-    answer.await.unwrap_or_else(|_| stopping())
+    let owner = owner.clone();
+    if let Err(why) = thread::Builder::new().spawn(move || converse(connection, &owner)) {
+        tracing::warn!(%why, "no thread for a call on the CNI socket");
+    }
+}
+
+fn converse(mut connection: Connection, owner: &Sender<Event>) {
+    let received = connection.set_read_timeout(Some(PATIENCE)).and_then(|()| receive(&mut connection));
+    let (request, netns) = match received {
+        Ok(received) => received,
+        Err(why) => return tracing::warn!(%why, "a call on the CNI socket was cut off"),
+    };
+    let reply = Reply(Some(connection));
+    if request.protocol == PROTOCOL {
+        // Where the owner has ended, the call comes back and is dropped with its reply, which says so.
+        drop(owner.send(Event::Call(Box::new(Call { request, netns, reply }))));
+        return;
+    }
+    let message = format!("the CNI binary speaks protocol {}, the agent {PROTOCOL}", request.protocol);
+    // Who has gone needs no answer.
+    let _ = reply.send(Response::Failed(Failure::later(message, "an upgrade is under way")));
 }
 
 /// One frame, and the descriptor that came with its first byte.
-async fn receive(stream: &mut UnixStream) -> io::Result<(Request, Option<OwnedFd>)> {
+fn receive(connection: &mut Connection) -> io::Result<(Request, Option<OwnedFd>)> {
     let mut prefix = [0; 4];
-    let (got, netns) = loop {
-        stream.readable().await?;
-        match stream.try_io(Interest::READABLE, || receive_first(stream.as_raw_fd(), &mut prefix)) {
-            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
-            other => break other?,
-        }
-    };
-    stream.read_exact(prefix.get_mut(got..).unwrap_or_default()).await?;
+    let (got, netns) = receive_first(connection.as_raw_fd(), &mut prefix)?;
+    connection.read_exact(prefix.get_mut(got..).unwrap_or_default())?;
     let mut body = vec![0; cni::body_length(prefix)?];
-    stream.read_exact(&mut body).await?;
+    connection.read_exact(&mut body)?;
     Ok((cni::decode(&body)?, netns))
 }
 
@@ -126,4 +176,52 @@ fn receive_first(socket: RawFd, prefix: &mut [u8; 4]) -> io::Result<(usize, Opti
         }
     }
     Ok((message.bytes, netns))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_nobody_answers_is_told_that_the_agent_is_stopping() {
+        let (mut plugin, agent) = Connection::pair().unwrap();
+        drop(Reply(Some(agent)));
+        let response: Response = cni::read(&mut plugin).unwrap();
+        assert!(matches!(response, Response::Failed(failure) if failure.message.contains("stopping")));
+    }
+
+    #[test]
+    fn an_answer_is_given_once_and_a_plugin_that_has_gone_is_noticed() {
+        let (mut plugin, agent) = Connection::pair().unwrap();
+        let reply = Reply(Some(agent));
+        assert!(!reply.is_closed());
+        reply.send(Response::Done).unwrap();
+        assert_eq!(cni::read::<Response>(&mut plugin).unwrap(), Response::Done);
+        assert_eq!(plugin.read(&mut [0]).unwrap(), 0);
+        let (plugin, agent) = Connection::pair().unwrap();
+        drop(plugin);
+        assert!(Reply(Some(agent)).is_closed());
+    }
+
+    #[test]
+    fn a_peer_that_does_not_send_holds_nobody_up() {
+        let (owner, inbox) = channel();
+        let (mut slow, first) = Connection::pair().unwrap();
+        let (mut quick, second) = Connection::pair().unwrap();
+        let frame = |network: &str| cni::encode(&Request::new(cni::Command::Status, network)).unwrap();
+        quick.write_all(&frame("quick")).unwrap();
+        meet(Ok(first), &owner);
+        meet(Ok(second), &owner);
+        let next = || match inbox.recv_timeout(PATIENCE).unwrap() {
+            Event::Call(call) => call.request.network,
+            other @ (Event::Changed | Event::Answer(_) | Event::Inspect(_) | Event::Stop) => {
+                panic!("{other:?}")
+            }
+        };
+        assert_eq!(next(), "quick");
+        slow.write_all(&frame("slow")).unwrap();
+        assert_eq!(next(), "slow");
+    }
 }

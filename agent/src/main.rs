@@ -4,15 +4,21 @@
 //! | --- | --- | --- |
 //! | `owner` (a thread of its own) | records, leases, the kernel | one channel of events |
 //! | `watch of …`, `world` | the stores | publishes the world (`watch`: the last value counts) |
-//! | `changes` | nothing | wakes the owner when there is a newer world |
-//! | `claims` | nothing | carries the owner's wishes to the API server, one at a time |
+//! | `newer` | nothing | wakes the owner when there is a newer world |
+//! | `changes` | nothing | carries the owner's changes of leases to the API server |
+//! | `history` (a thread of its own) | the record on disk | one queue, that nobody waits for |
 //! | `cni` | the socket | one event per call, answered once |
-//! | `admin` | the HTTP port | readiness, metrics |
+//! | `events` | nothing | one queue of notes, that nobody waits for |
+//! | `admin` | the HTTP port | readiness, metrics, the answers of `inspect` |
 //!
 //! Any of them may be stopped at any time: the kernel keeps what it has, records are complete at every moment.
 
+mod addresses;
 mod attach;
-mod claims;
+mod changes;
+mod events;
+mod history;
+mod inspect;
 mod install;
 mod kernel;
 mod leases;
@@ -20,6 +26,7 @@ mod listener;
 mod metrics;
 mod node;
 mod records;
+mod state;
 mod table;
 mod watch;
 mod world;
@@ -31,6 +38,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use jiff::Timestamp;
 use kube::Client;
 use portolan_daemon::admin::Admin;
 use portolan_daemon::tasks::Tasks;
@@ -39,11 +47,13 @@ use prometheus_client::registry::Registry;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 
+use events::Events;
+use history::{History, Limits};
 use install::Install;
 use leases::Leases;
 use metrics::Metrics;
-use node::{Event, Owner, Start};
-use records::Records;
+use node::{Event, Owner, Reports, Start};
+use records::{Record, Records};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -57,6 +67,18 @@ struct Flags {
     /// Where local records and the CNI socket live; has to be on tmpfs.
     #[arg(long, default_value = "/run/portolan")]
     run_dir: PathBuf,
+    /// Where the record of who held which address is kept, on disk.
+    #[arg(long, default_value = "/var/lib/portolan/history")]
+    history_dir: PathBuf,
+    /// Files of that record older than this many days go.
+    #[arg(long, default_value_t = 90)]
+    history_days: u64,
+    /// All files of that record together take at most this many MiB; the oldest go first.
+    #[arg(long, default_value_t = 64)]
+    history_mib: u64,
+    /// Do not write a Kubernetes Event for each address that a pod gets; those for pods that get none are written anyhow.
+    #[arg(long)]
+    no_assigned_events: bool,
     /// The CNI binary to install.
     #[arg(long, default_value = "/portolan-cni")]
     cni_binary: PathBuf,
@@ -85,18 +107,37 @@ async fn main() -> Result<()> {
     let client = Client::try_default().await.context("no way to the API server is configured")?;
     let mut worlds = watch::start(&client, &flags.node, &mut tasks);
     let (events, inbox) = mpsc::channel();
-    let (wishes, carried) = unbounded_channel();
-    tasks.spawn("claims", claims::carry(client, carried, events.clone()));
+    let (changes, carried) = unbounded_channel();
+    tasks.spawn("changes", changes::carry(client.clone(), carried, events.clone()));
+    let (notes, written) =
+        Events::start(client, flags.node.clone(), !flags.no_assigned_events, &mut registry);
+    tasks.spawn("events", written);
     let listener = listener::bind(&flags.run_dir.join("agent.sock")).context("the CNI socket")?;
     tasks.spawn("cni", listener::serve(listener, events.clone()));
 
     let start = Start { ready: ready.task("the node's network is as it should be"), install };
     let records = Records::open(flags.run_dir.join("pods")).context("local records")?;
+    let limits = Limits {
+        bytes: flags.history_mib.saturating_mul(1 << 20),
+        age: Duration::from_secs(flags.history_days.saturating_mul(24 * 3600)),
+    };
+    let (history, past) = History::open(&flags.history_dir, &flags.node, limits).context("the history")?;
+    let mut leases = Leases::new(&flags.node, changes);
+    for (address, rested) in past.rested(Timestamp::now()) {
+        leases.rests(address, rested);
+    }
+    history.settle(records.iter(), Timestamp::now());
+    records.iter().flat_map(Record::ips).for_each(|address| {
+        leases.take(address);
+    });
+    let asked = events.clone();
+    let admin = inspect::pages(admin, move |ask| asked.send(Event::Inspect(ask)).is_ok(), history.reader());
+    let reports = Reports { history, notes, metrics };
     let (node, seen) = (flags.node, worlds.clone());
     let (gone, over) = oneshot::channel::<()>();
     let owner = std::thread::Builder::new().name("owner".to_owned()).spawn(move || -> Result<()> {
         let _gone = gone;
-        Owner::new(node, seen, records, Leases::new(wishes), start, metrics)?.run(&inbox);
+        Owner::new(node, seen, records, leases, reports, start)?.run(&inbox);
         Ok(())
     })?;
     tasks.spawn("owner", async move {
@@ -104,7 +145,7 @@ async fn main() -> Result<()> {
         let _ = over.await;
     });
     let wake = events.clone();
-    tasks.spawn("changes", async move {
+    tasks.spawn("newer", async move {
         while worlds.changed().await.is_ok() && wake.send(Event::Changed).is_ok() {}
     });
     tasks.spawn("admin", admin.serve(ready, registry, drain.clone()));

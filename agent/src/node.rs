@@ -1,53 +1,67 @@
 //! The owner of this node: one thread that has the records, the leases and the kernel, and takes one event at a time.
 //!
 //! Events in by one channel: calls of the CNI binary, changes of the world, answers of the API server. Requests out by
-//! one queue (`claims`). It never waits for anything but the kernel: a pod that needs a lease or is not yet seen by the
+//! one queue (`changes`). It never waits for anything but the kernel: a pod that needs a lease or is not yet seen by the
 //! watch is parked, and tried again at every event until its time is up.
 //!
 //! Every few seconds it compares the kernel with what should be and repairs it, and releases what no pod holds any more.
+//! `addresses` says which addresses a pod gets, `attach` does the verbs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use portolan_core::egress::node::{Duty, Knowledge, duty};
-use portolan_core::ipam::reclaim;
 use portolan_core::mark::GatewayNumber;
 use portolan_core::routes;
 use portolan_daemon::flood::Flood;
 use portolan_daemon::ready::Task;
-use portolan_wire::cni::{Command, Failure, Response, Scope};
+use portolan_wire::cni::{Command, Failure, Request, Response, Scope, code};
 use tokio::sync::watch;
 
-use crate::claims::Outcome;
+use crate::addresses::WaitsFor;
+use crate::changes::Answer;
+use crate::events::{Events, Subject};
+use crate::history::History;
+use crate::inspect::Ask;
 use crate::install::Install;
-use crate::kernel::{Desired, Hands};
+use crate::kernel::{Desired, Hands, NodeAddresses, Place};
 use crate::leases::Leases;
 use crate::listener::Call;
-use crate::metrics::Metrics;
-use crate::records::{Record, Records};
+use crate::metrics::{Metrics, OfPool};
+use crate::records::{Key, Record, Records};
 use crate::world::World;
 
 /// What the owner is told.
 #[derive(Debug)]
 pub enum Event {
     /// The CNI binary asks for something.
-    Call(Call),
+    Call(Box<Call>),
     /// There is a newer world.
     Changed,
-    /// The API server has answered a wish.
-    Claim(Outcome),
+    /// The API server has answered a change.
+    Answer(Answer),
+    /// Somebody asks about this node.
+    Inspect(Ask),
     /// The agent ends.
     Stop,
 }
 
 /// The kernel is compared with what should be at least this often.
 const REPAIR: Duration = Duration::from_secs(3);
+/// The kernel gets one part of the owner's time, what waits for the owner this many.
+const OTHERS_SHARE: u32 = 3;
+/// A call that waits is looked at again after this long, also where nothing has changed: a time may have come.
+const RETRY: Duration = Duration::from_millis(250);
 /// A pod waits this long for what it needs before the runtime is told to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Addresses that were given to another main plugin come back when their pod has been gone for so long: nothing here shows
+/// whether its interface still exists.
+const GONE: Duration = Duration::from_secs(300);
 
 /// The owner's state.
 pub struct Owner {
@@ -57,16 +71,33 @@ pub struct Owner {
     pub(crate) world: Option<Arc<World>>,
     pub(crate) records: Records,
     pub(crate) leases: Leases,
+    pub(crate) history: History,
+    notes: Events,
     pub(crate) hands: Hands,
     /// The Egress that selects each local pod, by the pod's address.
     pub(crate) selected: BTreeMap<IpAddr, String>,
     pub(crate) duty: Duty,
     pub(crate) mtu: Option<u32>,
+    /// What the last pass could not bring about.
+    pub(crate) impaired: Option<String>,
+    pub(crate) metrics: Metrics,
     numbers: Option<BTreeMap<String, GatewayNumber>>,
-    parked: Vec<(Call, Instant)>,
+    parked: Vec<Parked>,
+    /// What was assigned and is not in the history yet.
+    pub(crate) unsaid: Vec<Record>,
+    /// When the first address that a parked pod waits for has rested.
+    wake: Option<Instant>,
+    /// Attachments of other main plugins whose pod is gone, since when.
+    orphans: BTreeMap<Key, Instant>,
     flood: Flood,
     start: Option<Start>,
-    metrics: Metrics,
+}
+
+/// A call that has not been answered.
+struct Parked {
+    call: Box<Call>,
+    since: Instant,
+    waits_for: String,
 }
 
 /// What is to be done once, when the node's network first is as it should be.
@@ -75,6 +106,16 @@ pub struct Start {
     pub ready: Task,
     /// From then on the runtime may call.
     pub install: Install,
+}
+
+/// Where the owner says what it does.
+pub struct Reports {
+    /// Who held which address when.
+    pub history: History,
+    /// Events on pods.
+    pub notes: Events,
+    /// Counters and gauges.
+    pub metrics: Metrics,
 }
 
 impl Owner {
@@ -87,56 +128,91 @@ impl Owner {
         worlds: watch::Receiver<Option<Arc<World>>>,
         records: Records,
         leases: Leases,
+        reports: Reports,
         start: Start,
-        metrics: Metrics,
     ) -> Result<Self> {
+        let Reports { history, notes, metrics } = reports;
         Ok(Self {
             node,
             worlds,
             world: None,
             records,
             leases,
+            history,
+            notes,
             hands: Hands::open()?,
             selected: BTreeMap::new(),
             duty: Duty::default(),
             mtu: None,
+            impaired: None,
+            metrics,
             numbers: None,
             parked: vec![],
+            unsaid: vec![],
+            wake: None,
+            orphans: BTreeMap::new(),
             flood: Flood::new(Duration::from_secs(60)),
             start: Some(start),
-            metrics,
         })
     }
 
     /// Takes events until the agent ends. The kernel stays as it is then: running pods keep their network.
+    ///
+    /// All that have come are taken at once. Leases and calls are looked at every time, the kernel only so often that it has
+    /// a part of this thread: while many pods start, a pass takes longer than the next change takes to come.
     pub fn run(mut self, events: &Receiver<Event>) {
-        let mut repair = Instant::now();
+        let (mut repair, mut pass_from, mut changed) = (Instant::now(), Instant::now(), true);
         loop {
-            let event = events.recv_timeout(repair.saturating_duration_since(Instant::now()));
-            let (mut changed, mut call) = (false, None);
-            match event {
-                Ok(Event::Call(asked)) => call = Some(asked),
-                Ok(Event::Changed) => changed = true,
-                Ok(Event::Claim(outcome)) => self.learn(outcome),
-                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {}
+            let pass_at = if changed { pass_from.min(repair) } else { repair };
+            let retry = (!self.parked.is_empty()).then(|| Instant::now() + RETRY);
+            let next = [self.wake, retry].into_iter().flatten().fold(pass_at, Instant::min);
+            let first = match events.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if first.into_iter().chain(events.try_iter()).any(|event| !self.take(event)) {
+                return;
             }
-            let due = Instant::now() >= repair;
-            if self.look() || changed || due {
-                self.pass(due);
-            }
-            if due {
-                repair = Instant::now() + REPAIR;
-            }
-            if let Some(call) = call {
-                self.parked.push((call, Instant::now() + PATIENCE));
+            let newer = self.look();
+            if newer {
+                changed = true;
+                self.heed_leases();
             }
             self.serve();
+            if !newer && !self.parked.is_empty() {
+                self.heed_leases();
+            }
+            let (begun, due) = (Instant::now(), Instant::now() >= repair);
+            if due || changed && begun >= pass_from {
+                self.pass(due);
+                self.serve();
+                changed = false;
+                pass_from = Instant::now() + (begun.elapsed() * OTHERS_SHARE).min(REPAIR);
+                if due {
+                    repair = Instant::now() + REPAIR;
+                }
+            }
         }
     }
 
-    fn learn(&mut self, outcome: Outcome) {
-        if let Some(trouble) = self.leases.learn(outcome, Instant::now()) {
+    /// Takes an event in. False when it is the last.
+    fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::Call(call) => {
+                self.parked.push(Parked { call, since: Instant::now(), waits_for: String::new() });
+            }
+            // The world itself says whether it is newer than the one that was looked at.
+            Event::Changed => {}
+            Event::Answer(answer) => self.learn(answer),
+            Event::Inspect(ask) => self.tell(ask),
+            Event::Stop => return false,
+        }
+        true
+    }
+
+    fn learn(&mut self, answer: Answer) {
+        if let Some(trouble) = self.leases.learn(answer, Instant::now()) {
             self.complain(&trouble);
         }
     }
@@ -150,25 +226,48 @@ impl Owner {
         true
     }
 
-    /// One pass: observe, decide, bring about.
+    /// Looks at the leases as the watch shows them, gives what is owed, and asks for what will soon be needed.
+    fn heed_leases(&mut self) {
+        let Some(world) = self.world.clone() else { return };
+        let (now, (_, cidrs)) = (Instant::now(), world.node(&self.node));
+        self.leases.look(cidrs, &world.leases, &world.pools, now);
+        self.leases.fulfil(world.nodes.len(), now);
+        self.claim_ahead(&world);
+    }
+
+    /// One pass over the kernel: observe, decide, bring about.
     fn pass(&mut self, due: bool) {
         let Some(world) = self.world.clone() else { return };
-        self.leases.settle(&world, Instant::now());
         if due {
-            self.release_what_no_pod_holds();
-            self.give_back_what_is_not_used(&world);
+            self.release_what_no_pod_holds(&world);
         }
-        match self.bring_about(&world) {
-            Ok(()) => self.begin(),
-            Err(errors) => self.complain(&errors),
+        self.heed_leases();
+        self.impaired = self.bring_about(&world).err();
+        match self.impaired.clone() {
+            None => self.begin(),
+            Some(errors) => self.complain(&errors),
         }
-        self.metrics.pods.set(i64::try_from(self.records.iter().count()).unwrap_or(i64::MAX));
+        self.count(&world);
+    }
+
+    fn count(&self, world: &World) {
+        self.metrics.held.clear();
+        self.metrics.free.clear();
+        let whole = |number: u128| i64::try_from(number).unwrap_or(i64::MAX);
+        for given in self.records.iter().flat_map(|record| &record.addresses) {
+            self.metrics.held.get_or_create(&of_pool(given.pool.as_deref())).inc();
+        }
+        for pool in world.pools.keys() {
+            let free = whole(self.leases.book().free(pool));
+            self.metrics.free.get_or_create(&of_pool(Some(pool))).set(free);
+        }
+        self.metrics.free.get_or_create(&of_pool(None)).set(whole(self.leases.book().free("")));
         self.metrics.owned.set(i64::try_from(self.duty.own.len()).unwrap_or(i64::MAX));
     }
 
     fn bring_about(&mut self, world: &World) -> Result<(), String> {
-        let address = self.address(world).map_err(|error| format!("{error:#}"))?;
-        let uplink = self.hands.uplink(address).map_err(|error| format!("{error:#}"))?;
+        let addresses = self.addresses(world).map_err(|error| format!("{error:#}"))?;
+        let uplink = self.hands.uplink(addresses).map_err(|error| format!("{error:#}"))?;
         self.mtu = Some(Hands::pod_mtu(&uplink));
         let pods = self.records.iter();
         let egress =
@@ -178,24 +277,28 @@ impl Owner {
             .flat_map(|(record, egress)| record.ips().map(move |ip| (ip, egress.clone())))
             .collect();
         self.duty = self.decide(world)?;
-        let leases = self.leases.known(world);
-        let table = routes::table(&world.nodes, leases.values());
+        let table = routes::table(&world.nodes, &world.leases);
         let desired = Desired {
-            address,
+            addresses,
             pods: self.links().collect(),
             remote: routes::for_node(&table, &self.node, &uplink.subnets),
-            nodes: world.addresses().values().filter_map(only_ipv4).collect(),
+            nodes: world.nodes.iter().filter_map(|node| NodeAddresses::of(node).v4).collect(),
             cluster: world.cluster(),
             masquerade: world.masquerade(),
+            openings: self.records.iter().flat_map(Record::openings).collect(),
             duty: self.duty.clone(),
         };
         self.hands.converge(&desired).map_err(|errors| errors.join("; "))
     }
 
-    /// Addresses of local pods and the node's end of each one's link.
-    fn links(&self) -> impl Iterator<Item = (IpAddr, String)> + '_ {
-        let wired = self.records.iter().filter(|record| record.scope == Scope::Interface);
-        wired.flat_map(|record| record.ips().map(|ip| (ip, record.host_interface.clone())))
+    /// Where the addresses of local pods are. What an ADD left behind that did not come to its end is not set right: the next
+    /// ADD or DEL of its container takes it back.
+    fn links(&self) -> impl Iterator<Item = (IpAddr, Place)> + '_ {
+        let wired =
+            self.records.iter().filter(|record| record.scope == Scope::Interface && record.is_complete());
+        let place =
+            |record: &Record| Place { link: record.host_interface.clone(), routed: self.routed(record) };
+        wired.flat_map(move |record| record.ips().map(move |ip| (ip, place(record))))
     }
 
     /// What this node has to do for egress; the numbers of gateways are kept from pass to pass and over restarts.
@@ -221,59 +324,156 @@ impl Owner {
         Ok(duty)
     }
 
-    fn address(&self, world: &World) -> Result<Ipv4Addr> {
+    fn addresses(&self, world: &World) -> Result<NodeAddresses> {
         let node = world.nodes.iter().find(|node| node.name == self.node);
         let node =
             node.with_context(|| format!("Node {} does not exist: has its kubelet registered?", self.node))?;
-        let address = node.address.as_ref().and_then(only_ipv4);
-        address.with_context(|| format!("Node {} has no IPv4 InternalIP in status.addresses", self.node))
+        let first = node.address.map(|_| NodeAddresses::of(node));
+        first.with_context(|| format!("Node {} has no InternalIP in status.addresses", self.node))
     }
 
-    /// A record whose link is gone belongs to a pod whose namespace is gone: its DEL never came, or found no agent.
-    fn release_what_no_pod_holds(&mut self) {
+    /// Pools that pods here have addresses of.
+    pub(crate) fn pools_in_use(&self) -> BTreeSet<String> {
+        self.records
+            .iter()
+            .flat_map(|record| &record.addresses)
+            .filter_map(|given| given.pool.clone())
+            .collect()
+    }
+
+    /// What the pod's ADD waits for, where one is parked.
+    pub(crate) fn waits_for(&self, namespace: &str, name: &str) -> Option<String> {
+        let of_pod = |parked: &&Parked| {
+            let pod = parked.call.request.pod.as_ref();
+            pod.is_some_and(|pod| pod.namespace == namespace && pod.name == name)
+        };
+        self.parked.iter().find(of_pod).map(|parked| parked.waits_for.clone())
+    }
+
+    /// A record whose link is gone belongs to a pod whose namespace is gone: its DEL never came, or found no agent. One
+    /// without a link belongs to a pod that the API server may know no more.
+    fn release_what_no_pod_holds(&mut self, world: &World) {
         let links = match self.hands.links() {
             Ok(links) => links,
             Err(error) => return self.complain(&format!("links: {error:#}")),
         };
         let wired = self.records.iter().filter(|record| record.scope == Scope::Interface);
         let gone: Vec<_> = wired.filter(|record| !links.contains(&record.host_interface)).cloned().collect();
-        for record in gone {
-            tracing::info!(addresses = ?record.ips().collect::<Vec<_>>(), pod = %record.pod, "released: its namespace is gone");
-            if let Err(error) = self.records.remove(&record.key()) {
-                self.complain(&format!("record of {}: {error}", record.pod));
+        let lost = self.orphaned(world, Instant::now());
+        let gone = gone.into_iter().map(|record| (record, "namespace gone"));
+        for (record, reason) in gone.chain(lost.into_iter().map(|record| (record, "pod gone"))) {
+            if let Err(failure) = self.reclaim(&record, reason) {
+                self.complain(&format!("record of {}: {failure}", record.pod));
             }
         }
     }
 
-    fn give_back_what_is_not_used(&mut self, world: &World) {
-        let held: BTreeSet<_> = self.records.iter().flat_map(Record::ips).collect();
-        let known = self.leases.known(world);
-        let unused = reclaim::unused(&self.node, &known, &held);
-        self.leases.give_back_idle(&unused, Instant::now());
+    fn orphaned(&mut self, world: &World, now: Instant) -> Vec<Record> {
+        let addresses = self.records.iter().filter(|record| record.scope == Scope::Addresses);
+        let gone = addresses.filter(|record| {
+            let known = world.pods.get(&(record.namespace.clone(), record.pod.clone()));
+            let same = known.is_some_and(|pod| record.uid.as_ref().is_none_or(|uid| *uid == pod.uid));
+            !record.pod.is_empty() && !same
+        });
+        let gone: BTreeMap<_, _> = gone.map(|record| (record.key(), record)).collect();
+        self.orphans.retain(|key, _| gone.contains_key(key));
+        for key in gone.keys() {
+            self.orphans.entry(key.clone()).or_insert(now);
+        }
+        let long = |key: &Key| self.orphans.get(key).is_some_and(|since| now.duration_since(*since) >= GONE);
+        gone.into_iter().filter(|(key, _)| long(key)).map(|(_, record)| record.clone()).collect()
     }
 
     /// Tries what is parked. Nothing overtakes: a DEL waits for the ADD before it, in this one thread.
     fn serve(&mut self) {
-        for (call, deadline) in std::mem::take(&mut self.parked) {
+        self.wake = None;
+        let mut freed = false;
+        for mut parked in std::mem::take(&mut self.parked) {
+            let call = &parked.call;
             // A runtime that has given up wants no answer, and no address.
             if call.reply.is_closed() && call.request.command == Command::Add {
                 continue;
             }
-            let answer = match call.request.command {
-                Command::Add => self.add(&call.request, call.netns.as_ref()),
-                Command::Del => self.del(&call.request).map(|()| Ok(Response::Done)),
-                Command::Check => self.check(&call.request, call.netns.as_ref()).map(|()| Ok(Response::Done)),
-                Command::Status | Command::Gc => Ok(Ok(Response::Done)),
+            let (request, netns) = (&call.request, call.netns.as_ref());
+            let done = |()| Ok(Response::Done);
+            let answer = match request.command {
+                Command::Add => self.add(request, netns),
+                Command::Del => self.del(request).map(done),
+                Command::Check => self.check(request, netns).map(done),
+                Command::Status => self.status(request).map(done),
+                Command::Gc => self.collect(request).map(done),
             };
             match answer {
-                Ok(Ok(response)) => reply(call, response),
-                Err(failure) => reply(call, Response::Failed(failure)),
-                Ok(Err(waits_for)) if Instant::now() >= deadline => {
-                    let message = format!("waited {} s for {waits_for}", PATIENCE.as_secs());
-                    reply(call, Response::Failed(Failure::later(message, "the runtime will come back")));
+                Ok(Ok(response)) => {
+                    freed |= response == Response::Done;
+                    self.answer(parked, response);
                 }
-                Ok(Err(_)) => self.parked.push((call, deadline)),
+                Err(failure) => self.answer(parked, Response::Failed(failure)),
+                Ok(Err(waits_for)) if parked.since.elapsed() >= PATIENCE => {
+                    let message = format!("waited {} s for {}", PATIENCE.as_secs(), waits_for.what);
+                    let later = Failure::later(message, "the runtime will come back");
+                    self.answer(parked, Response::Failed(later));
+                }
+                Ok(Err(WaitsFor { what, until })) => {
+                    let until = until.map(|until| self.leases.instant(until));
+                    self.wake = self.wake.into_iter().chain(until).min();
+                    parked.waits_for = what;
+                    self.parked.push(parked);
+                }
             }
+        }
+        if let Some(world) = self.world.clone().filter(|_| freed) {
+            self.leases.fulfil(world.nodes.len(), Instant::now());
+        }
+    }
+
+    fn answer(&mut self, parked: Parked, response: Response) {
+        let Parked { call, since, .. } = parked;
+        let failure = match &response {
+            Response::Failed(failure) => Some(failure),
+            Response::Added(_) | Response::Done => None,
+        };
+        if let Some(failure) = failure {
+            tracing::warn!(container = call.request.container_id, command = ?call.request.command, %failure, "refused");
+        }
+        self.metrics.answered(call.request.command, since.elapsed(), failure.map(|failure| failure.code));
+        // The runtime first; everybody else has time.
+        let Call { request, reply, .. } = *call;
+        if reply.send(response.clone()).is_err() {
+            tracing::debug!("the runtime has given up");
+        }
+        self.record_assigned();
+        self.note(&request, &response);
+    }
+
+    /// Tells the history what was assigned. Where the agent dies before that, its successor tells what it finds.
+    pub(crate) fn record_assigned(&mut self) {
+        for record in std::mem::take(&mut self.unsaid) {
+            self.history.assigned(&record, "ADD", Timestamp::now());
+        }
+    }
+
+    /// Tells the pod's own Events what became of its ADD.
+    fn note(&self, request: &Request, response: &Response) {
+        let Some(pod) = request.pod.as_ref().filter(|_| request.command == Command::Add) else { return };
+        let uid = || {
+            let world = self.world.as_ref()?;
+            let (facts, _) = world.pod(&pod.namespace, &pod.name, pod.uid.as_deref())?;
+            Some(facts.uid.clone())
+        };
+        let Some(uid) = pod.uid.clone().or_else(uid) else { return };
+        let subject = Subject { namespace: pod.namespace.clone(), name: pod.name.clone(), uid };
+        match response {
+            Response::Added(_) => {
+                let key = (request.container_id.clone(), request.interface.clone());
+                let given = self.records.get(&key).into_iter().flat_map(|record| &record.addresses);
+                let given: Vec<_> = given.map(|one| (one.address, one.pool.clone())).collect();
+                self.notes.assigned(subject, &given);
+            }
+            Response::Failed(failure) if matches!(failure.code, code::ADDRESS | code::TRY_AGAIN_LATER) => {
+                self.notes.no_address(subject, &failure.to_string());
+            }
+            Response::Failed(_) | Response::Done => {}
         }
     }
 
@@ -295,18 +495,6 @@ impl Owner {
     }
 }
 
-fn reply(call: Call, response: Response) {
-    if let Response::Failed(failure) = &response {
-        tracing::warn!(container = call.request.container_id, command = ?call.request.command, %failure, "refused");
-    }
-    if call.reply.send(response).is_err() {
-        tracing::debug!("the runtime has given up");
-    }
-}
-
-fn only_ipv4(address: &IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    }
+fn of_pool(pool: Option<&str>) -> OfPool {
+    OfPool { pool: pool.unwrap_or("node").to_owned() }
 }

@@ -11,13 +11,14 @@
 //! | after the rename, before the link | a record without a link | the reclaim pass releases it |
 //! | after the link | a record with its link | the runtime repeats ADD and gets the same answer, or DELs |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use portolan_wire::cni::{PortMapping, Scope};
+use portolan_core::ports::{HostPort, Mapping, Opening, Protocol, openings};
+use portolan_wire::cni::{PortMapping, Scope, Transport};
 use serde::{Deserialize, Serialize};
 
 /// The key of an attachment: what the runtime names it by.
@@ -71,10 +72,40 @@ impl Record {
         self.addresses.iter().map(|given| given.address)
     }
 
+    /// Its host ports, as core sees them.
+    pub fn mappings(&self) -> Vec<Mapping> {
+        self.ports.iter().map(mapping).collect()
+    }
+
+    /// What is open on the node for it.
+    pub fn openings(&self) -> BTreeSet<Opening> {
+        openings(&self.mappings(), &self.ips().collect::<Vec<_>>())
+    }
+
+    /// Whether ADD has come to its end.
+    pub fn is_complete(&self) -> bool {
+        self.scope == Scope::Addresses || self.container_mac.is_some()
+    }
+
     /// What the runtime names it by.
     pub fn key(&self) -> Key {
         (self.container_id.clone(), self.interface.clone())
     }
+}
+
+/// A host port of the runtime's, as core sees it.
+fn mapping(port: &PortMapping) -> Mapping {
+    Mapping { host: host_port(port), pod_port: port.container_port }
+}
+
+/// The node's side of it.
+pub fn host_port(port: &PortMapping) -> HostPort {
+    let protocol = match port.protocol {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
+        Transport::Sctp => Protocol::Sctp,
+    };
+    HostPort { address: port.host_ip, protocol, port: port.host_port }
 }
 
 /// All records of this node, in memory and on tmpfs.

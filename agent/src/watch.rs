@@ -4,7 +4,10 @@
 //! lives; one task builds the world after every burst of changes and publishes it (`watch`: the last value counts). Until
 //! every kind has been listed there is no world, and nothing is decided.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
@@ -12,9 +15,12 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
-use portolan_core::ipam::Lease;
-use portolan_core::{egress, external, ipam};
-use portolan_crds::annotation::{self, POOLS};
+use portolan_core::address::{Range, Ranges};
+use portolan_core::ipam::overlap::effective;
+use portolan_core::ipam::{Lease, Pool, View};
+use portolan_core::routes;
+use portolan_core::{egress, external};
+use portolan_crds::annotation::{self, ADDRESSES, POOLS};
 use portolan_crds::node::{hop, member};
 use portolan_crds::{Egress, ExternalIPPool, IPLease, IPPool};
 use portolan_daemon::follow::follow;
@@ -33,6 +39,14 @@ struct Stores {
     leases: Store<IPLease>,
     external: Store<ExternalIPPool>,
     egresses: Store<Egress>,
+    leases_changed: Arc<AtomicBool>,
+}
+
+/// What is not built anew for every world: leases are many, and each change of pools costs the owner a look at all of them.
+#[derive(Default)]
+struct Built {
+    pools: Arc<BTreeMap<String, Pool>>,
+    leases: Arc<View>,
 }
 
 /// Starts the watches. The receiver has a world once everything has been listed.
@@ -42,6 +56,14 @@ pub fn start(client: &Client, node: &str, tasks: &mut Tasks) -> watch::Receiver<
         let changed = Arc::clone(&changed);
         move || changed.notify_one()
     };
+    let leases_changed = Arc::new(AtomicBool::new(true));
+    let of_leases = {
+        let (notify, leases_changed) = (notify(), Arc::clone(&leases_changed));
+        move || {
+            leases_changed.store(true, Ordering::Release);
+            notify();
+        }
+    };
     let mine = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
     let all = watcher::Config::default;
     let stores = Stores {
@@ -50,17 +72,19 @@ pub fn start(client: &Client, node: &str, tasks: &mut Tasks) -> watch::Receiver<
         pods: follow(client, mine, tasks, "watch of pods", notify()),
         services: follow(client, all(), tasks, "watch of servicecidrs", notify()),
         pools: follow(client, all(), tasks, "watch of ippools", notify()),
-        leases: follow(client, all(), tasks, "watch of ipleases", notify()),
+        leases: follow(client, all(), tasks, "watch of ipleases", of_leases),
         external: follow(client, all(), tasks, "watch of externalippools", notify()),
         egresses: follow(client, all(), tasks, "watch of egresses", notify()),
+        leases_changed,
     };
     let (publish, worlds) = watch::channel(None);
     tasks.spawn("world", async move {
         if stores.listed().await.is_err() {
             return;
         }
+        let mut built = Built::default();
         loop {
-            publish.send_replace(Some(Arc::new(stores.world())));
+            publish.send_replace(Some(Arc::new(stores.world(&mut built))));
             changed.notified().await;
         }
     });
@@ -80,32 +104,53 @@ impl Stores {
         Ok(())
     }
 
-    fn world(&self) -> World {
+    fn world(&self, built: &mut Built) -> World {
         let cidrs = self.services.state();
         let services =
             cidrs.iter().flat_map(|one| one.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten()));
+        let services: Vec<_> = services.filter_map(|cidr| cidr.parse().ok()).collect();
+        let nodes: Vec<_> = self.nodes.state().iter().map(|node| hop(node)).collect();
+        let external = valid(&self.external, |pool| external::ExternalPool::try_from(pool));
+        let outside = external.values().map(|pool| &pool.usable);
+        let pools = valid(&self.pools, |pool| Pool::try_from(pool));
+        let pools = effective(pools.into_values(), &taken(&nodes, &services, outside));
+        if *built.pools != pools {
+            built.pools = Arc::new(pools);
+        }
+        // Before the look at the store: what changes after it is looked at again.
+        if self.leases_changed.swap(false, Ordering::AcqRel) {
+            let leases = valid(&self.leases, |lease| Lease::try_from(lease));
+            built.leases = Arc::new(leases.into_values().collect());
+        }
         World {
-            nodes: self.nodes.state().iter().map(|node| hop(node)).collect(),
             members: self.nodes.state().iter().map(|node| member(node)).collect(),
-            pools: valid(&self.pools, |pool| ipam::Pool::try_from(pool)),
-            leases: valid(&self.leases, |lease| Lease::try_from(lease)),
+            pools: Arc::clone(&built.pools),
+            leases: Arc::clone(&built.leases),
             egresses: valid(&self.egresses, |egress| egress::Egress::try_from(egress)),
-            external: valid(&self.external, |pool| {
-                external::ExternalPool::try_from(pool).map(|pool| pool.nodes)
-            }),
+            external: external.into_iter().map(|(name, pool)| (name, pool.nodes)).collect(),
             namespaces: self.namespaces.state().iter().map(|one| (one.name_any(), namespace(one))).collect(),
             pods: self.pods.state().iter().filter_map(|pod| pod_facts(pod)).collect(),
-            services: services.filter_map(|cidr| cidr.parse().ok()).collect(),
+            nodes,
+            services,
         }
     }
 }
 
+/// Addresses that no pool gives, whatever it says.
+fn taken<'a>(
+    nodes: &[routes::Node],
+    services: &[ipnet::IpNet],
+    external: impl Iterator<Item = &'a Ranges>,
+) -> Ranges {
+    let cidrs: Ranges = nodes.iter().flat_map(|node| &node.pod_cidrs).chain(services).copied().collect();
+    let addresses = nodes.iter().flat_map(routes::Node::addresses);
+    let addresses: Ranges = addresses.filter_map(|address| Range::new(address, address)).collect();
+    external.fold(cidrs.union(&addresses), |all, ranges| all.union(ranges))
+}
+
 /// What core can decide with. An object that is not valid has a condition, which the controller writes; here it does not
 /// exist.
-fn valid<K, T, E>(
-    store: &Store<K>,
-    convert: impl Fn(&K) -> Result<T, E>,
-) -> std::collections::BTreeMap<String, T>
+fn valid<K, T, E>(store: &Store<K>, convert: impl Fn(&K) -> Result<T, E>) -> BTreeMap<String, T>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
     E: std::fmt::Display,
@@ -129,7 +174,26 @@ fn namespace(from: &Namespace) -> NamespaceFacts {
 
 fn pod_facts(pod: &Pod) -> Option<((String, String), PodFacts)> {
     let key = (pod.namespace()?, pod.name_any());
-    Some((key, PodFacts { uid: pod.uid()?, labels: pod.labels().clone(), pools: pools(pod) }))
+    let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+    let facts = PodFacts {
+        uid: pod.uid()?,
+        labels: pod.labels().clone(),
+        pools: pools(pod),
+        wanted: wanted(pod),
+        controller: controller.map(|owner| (owner.kind.clone(), owner.name.clone())),
+    };
+    Some((key, facts))
+}
+
+fn wanted(pod: &Pod) -> Result<Vec<IpAddr>, String> {
+    let Some(key) = ADDRESSES.iter().find(|key| pod.annotations().contains_key(**key)) else {
+        return Ok(vec![]);
+    };
+    let listed = pod.annotations().get(*key).map(|value| annotation::list(value)).unwrap_or_default();
+    let parse = |text: &String| {
+        text.parse().map_err(|_| format!("annotation {key} has {text:?}, which is not an IP address: list addresses, separated by commas"))
+    };
+    listed.iter().map(parse).collect()
 }
 
 fn pools(object: &impl ResourceExt) -> Vec<String> {

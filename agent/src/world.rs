@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use portolan_core::address::{Range, Ranges};
@@ -10,7 +11,8 @@ use portolan_core::egress::Egress;
 use portolan_core::egress::owner::{Member, owners};
 use portolan_core::egress::select::{Pod, winner};
 use portolan_core::ipam::choose::Asker;
-use portolan_core::ipam::{Lease, Outbound, Pool};
+use portolan_core::ipam::owner::Identity;
+use portolan_core::ipam::{Need, Outbound, Pool, View};
 use portolan_core::labels::{Labels, Selector};
 use portolan_core::routes::Node;
 
@@ -21,10 +23,10 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// Every node, as a possible owner of egress addresses.
     pub members: Vec<Member>,
-    /// Every valid pool.
-    pub pools: BTreeMap<String, Pool>,
+    /// Every valid pool, without what is not its to give.
+    pub pools: Arc<BTreeMap<String, Pool>>,
     /// Every lease.
-    pub leases: BTreeMap<String, Lease>,
+    pub leases: Arc<View>,
     /// Every valid Egress.
     pub egresses: BTreeMap<String, Egress>,
     /// On which nodes the addresses of each external pool may live.
@@ -47,7 +49,7 @@ pub struct NamespaceFacts {
 }
 
 /// A pod of this node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct PodFacts {
     /// Its uid: a StatefulSet's pod comes back under its old name.
     pub uid: String,
@@ -55,6 +57,29 @@ pub struct PodFacts {
     pub labels: Labels,
     /// The pools its annotation lists.
     pub pools: Vec<String>,
+    /// The addresses its annotation lists, or what is wrong with the list.
+    pub wanted: Result<Vec<IpAddr>, String>,
+    /// Kind and name of its controller.
+    pub controller: Option<(String, String)>,
+}
+
+impl Default for PodFacts {
+    fn default() -> Self {
+        let (uid, labels, pools, controller) = Default::default();
+        Self { uid, labels, pools, wanted: Ok(vec![]), controller }
+    }
+}
+
+impl PodFacts {
+    /// What addresses it needs, where its pools keep addresses or do not.
+    pub fn need(&self, namespace: &str, name: &str, keeps: bool) -> Need {
+        let wanted = match &self.wanted {
+            Ok(wanted) => wanted,
+            Err(why) => return Need::Impossible(why.clone()),
+        };
+        let controller = self.controller.as_ref().map(|(kind, name)| (kind.as_str(), name.as_str()));
+        Identity { namespace, name, labels: &self.labels, controller, wanted }.need(keeps)
+    }
 }
 
 impl World {
@@ -103,22 +128,32 @@ impl World {
     pub fn cluster(&self) -> Ranges {
         let nodes: Ranges = self.nodes.iter().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
         let services: Ranges = self.services.iter().copied().collect();
-        let addresses: Ranges =
-            self.nodes.iter().filter_map(|node| Range::new(node.address?, node.address?)).collect();
+        let addresses = self.nodes.iter().flat_map(Node::addresses);
+        let addresses: Ranges = addresses.filter_map(|address| Range::new(address, address)).collect();
         let pools = self.pools.values().fold(nodes, |all, pool| all.union(&pool.usable));
-        let leases: Ranges = self.leases.values().map(|lease| lease.block).collect();
+        let leases: Ranges = self.leases.iter().map(|lease| lease.block).collect();
         pools.union(&leases).union(&services).union(&addresses)
     }
 
     /// Pods that leave with their node's address where no Egress selects them.
     pub fn masquerade(&self) -> Ranges {
         let nodes: Ranges = self.nodes.iter().flat_map(|node| node.pod_cidrs.iter().copied()).collect();
-        let pools = self.pools.values().filter(|pool| pool.outbound == Outbound::NodeAddress);
-        pools.fold(nodes, |all, pool| all.union(&pool.usable))
+        let masked = |pool: &Pool| pool.outbound == Outbound::NodeAddress;
+        let pools = self.pools.values().filter(|pool| masked(pool));
+        // Leases count too: an address that has been taken out of its pool may still be a pod's.
+        let leases = self.leases.iter().filter(|lease| self.pools.get(&lease.pool).is_some_and(masked));
+        let leases: Ranges = leases.map(|lease| lease.block).collect();
+        pools.fold(nodes.union(&leases), |all, pool| all.union(&pool.usable))
     }
 }
 
 /// What decides about a pod's pools.
-pub fn asker<'a>(namespace: &'a str, pod: &'a PodFacts, facts: &'a NamespaceFacts) -> Asker<'a> {
-    Asker { namespace, namespace_labels: &facts.labels, namespace_pools: &facts.pools, pod_pools: &pod.pools }
+pub fn asker<'a>(
+    namespace: &'a str,
+    pod: &'a PodFacts,
+    facts: &'a NamespaceFacts,
+    network_pools: &'a [String],
+) -> Asker<'a> {
+    let (namespace_labels, namespace_pools, pod_pools) = (&facts.labels, &facts.pools, &pod.pools);
+    Asker { namespace, namespace_labels, namespace_pools, pod_pools, network_pools }
 }

@@ -1,13 +1,16 @@
 //! The way to the agent: one connection, one request with the pod's namespace beside it, one response.
 
 use std::fs::File;
-use std::io::{IoSlice, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
-use portolan_wire::cni::{self, Command, Failure, Request, Response, code};
+use portolan_wire::cni::{self, Failure, Request, Response, code};
+
+use crate::call::environment;
 
 /// A pod start may wait for a block to be claimed; a dead agent must not hold the runtime for longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -15,41 +18,48 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Why the agent gave no answer.
 pub enum Error {
     /// Nobody listens, or it hung up.
-    Away(std::io::Error),
-    /// The pod's namespace cannot be opened.
-    Namespace(String, std::io::Error),
+    Away(io::Error),
+    /// The pod's namespace cannot be used.
+    Namespace(Failure),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Away(why) => {
-                let remedy =
-                    "is the portolan-agent pod of this node running? kubectl -n portolan-system get pods";
-                Self::later(format!("the agent at {} does not answer: {why}", socket()), remedy)
+                let remedy = "is the portolan-agent pod of this node running? kubectl -n portolan-system get pods -o wide";
+                let place = socket();
+                let place = place.to_string_lossy();
+                Self::new(
+                    code::TRY_AGAIN_LATER,
+                    format!("the agent at {place} does not answer: {why}"),
+                    remedy,
+                )
             }
-            Error::Namespace(path, why) => Self::new(
-                code::INVALID_ENVIRONMENT,
-                format!("CNI_NETNS {path:?}: {why}"),
-                "the runtime has to make it",
-            ),
+            Error::Namespace(refusal) => refusal,
         }
     }
 }
 
-/// Asks the agent.
+/// Asks the agent. A namespace is there for the verbs that need one.
 pub fn ask(request: &Request, netns: Option<&str>) -> Result<Response, Error> {
-    let namespace = match (request.command, netns) {
-        // DEL works without a namespace: what is left of the pod is known to the agent (rule 16).
-        (Command::Del | Command::Status | Command::Gc, _) | (_, None) => None,
-        (Command::Add | Command::Check, Some(path)) => {
-            Some(File::open(path).map_err(|why| Error::Namespace(path.to_owned(), why))?)
-        }
-    };
+    let namespace = netns.map(namespace).transpose().map_err(Error::Namespace)?;
     exchange(request, namespace.as_ref()).map_err(Error::Away)
 }
 
-fn exchange(request: &Request, namespace: Option<&File>) -> std::io::Result<Response> {
+/// The pod's namespace. That of this process is the node's own, and not to be given away (rule 13).
+fn namespace(path: &str) -> Result<File, Failure> {
+    let unusable = |why: io::Error| environment(format!("CNI_NETNS {path:?}: {why}"));
+    let file = File::open(path).map_err(unusable)?;
+    let given = file.metadata().map_err(unusable)?;
+    let own = std::fs::metadata("/proc/self/ns/net").map_err(unusable)?;
+    if (given.dev(), given.ino()) == (own.dev(), own.ino()) {
+        return Err(environment(format!("CNI_NETNS {path:?} is the network namespace of the node")));
+    }
+    Ok(file)
+}
+
+fn exchange(request: &Request, namespace: Option<&File>) -> io::Result<Response> {
     let mut stream = UnixStream::connect(socket())?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -69,6 +79,6 @@ fn exchange(request: &Request, namespace: Option<&File>) -> std::io::Result<Resp
 }
 
 /// Where the agent listens; a test of this binary names another place.
-fn socket() -> String {
-    std::env::var("PORTOLAN_SOCKET").unwrap_or_else(|_| cni::SOCKET.to_owned())
+fn socket() -> std::ffi::OsString {
+    std::env::var_os("PORTOLAN_SOCKET").unwrap_or_else(|| cni::SOCKET.into())
 }

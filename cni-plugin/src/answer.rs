@@ -1,13 +1,14 @@
 //! What goes back to the runtime, rendered in the version it asked for (CNI specification, section 5).
 
-use portolan_wire::cni::{Attachment, Failure, Request};
+use portolan_wire::cni::{Address, Attachment, Failure, Pair};
 use serde_json::{Value, json};
 
-use crate::call::VERSIONS;
+use crate::call::Ask;
+use crate::configuration::{NEWEST, VERSIONS};
 
 /// The answer to VERSION.
-pub fn versions(version: &str) -> String {
-    json!({ "cniVersion": version, "supportedVersions": VERSIONS }).to_string()
+pub fn versions() -> String {
+    json!({ "cniVersion": NEWEST, "supportedVersions": VERSIONS }).to_string()
 }
 
 /// An error (rule 6: on stdout, with a non-zero exit).
@@ -19,52 +20,52 @@ pub fn error(version: &str, failure: &Failure) -> String {
     body.to_string()
 }
 
-/// The result of ADD (rule 9): both ends of the pair, the addresses with their gateways, a default route per family.
-pub fn result(version: &str, request: &Request, netns: Option<&str>, attachment: &Attachment) -> String {
-    let old = version.starts_with("0.");
-    let addresses: Vec<Value> = attachment
-        .addresses
-        .iter()
-        .map(|given| {
-            let mut entry = json!({
-                "address": format!("{}/{}", given.address, given.prefix_len), "interface": 1,
-            });
-            if let Some(gateway) = given.gateway {
-                entry["gateway"] = Value::from(gateway.to_string());
-            }
-            if old {
-                entry["version"] = Value::from(family(given.address.is_ipv4()).0);
-            }
-            entry
-        })
-        .collect();
-    let routes: Vec<Value> = attachment
-        .addresses
-        .iter()
-        .filter_map(|given| Some((given, given.gateway?)))
-        .map(|(given, gateway)| json!({ "dst": family(given.address.is_ipv4()).1, "gw": gateway }))
-        .collect();
-    let interfaces: Vec<Value> = attachment
-        .link
-        .iter()
-        .flat_map(|pair| {
-            [
-                json!({ "name": pair.host_interface, "mac": pair.host_mac }),
-                json!({ "name": request.interface, "mac": pair.container_mac, "sandbox": netns.unwrap_or_default() }),
-            ]
-        })
-        .collect();
-    json!({
-        "cniVersion": version,
-        "interfaces": interfaces,
-        "ips": addresses,
-        "routes": routes,
-        "dns": {},
-    })
-    .to_string()
+/// The result of ADD. With a pair (rule 9): both its ends, the addresses with their gateways, a default route per family.
+/// Without one (rule 23): the addresses for whoever asked for them, and the routes of its own configuration.
+pub fn result(ask: &Ask, attachment: &Attachment) -> String {
+    let old = ask.version.starts_with("0.");
+    let ips: Vec<_> =
+        attachment.addresses.iter().map(|given| ip(given, attachment.link.is_some(), old)).collect();
+    let mut result = json!({ "cniVersion": ask.version, "ips": ips });
+    result["dns"] = ask.extras.dns.clone().unwrap_or_else(|| json!({}));
+    result["routes"] = match &attachment.link {
+        Some(pair) => {
+            result["interfaces"] = interfaces(ask, pair);
+            attachment.addresses.iter().filter_map(default_route).collect()
+        }
+        None => Value::Array(ask.extras.routes.clone()),
+    };
+    result.to_string()
 }
 
-/// The old results' name of a family, and its default destination.
-fn family(ipv4: bool) -> (&'static str, &'static str) {
-    if ipv4 { ("4", "0.0.0.0/0") } else { ("6", "::/0") }
+fn interfaces(ask: &Ask, pair: &Pair) -> Value {
+    let mut host = json!({ "name": pair.host_interface, "mac": pair.host_mac });
+    let mut container = json!({
+        "name": ask.request.interface, "mac": pair.container_mac, "sandbox": ask.netns.as_deref().unwrap_or_default(),
+    });
+    if ask.version == NEWEST {
+        host["mtu"] = Value::from(pair.mtu);
+        container["mtu"] = Value::from(pair.mtu);
+    }
+    Value::Array(vec![host, container])
+}
+
+/// An address; of the second of the interfaces, where there are any.
+fn ip(given: &Address, of_interface: bool, old: bool) -> Value {
+    let mut entry = json!({ "address": format!("{}/{}", given.address, given.prefix_len) });
+    if of_interface {
+        entry["interface"] = Value::from(1);
+    }
+    if let Some(gateway) = given.gateway {
+        entry["gateway"] = Value::from(gateway.to_string());
+    }
+    if old {
+        entry["version"] = Value::from(if given.address.is_ipv4() { "4" } else { "6" });
+    }
+    entry
+}
+
+fn default_route(given: &Address) -> Option<Value> {
+    let everything = if given.address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    Some(json!({ "dst": everything, "gw": given.gateway?.to_string() }))
 }

@@ -2,22 +2,28 @@
 //!
 //! Guarantees: nothing is asked of the agent before everything that the specification demands is there and well formed;
 //! a refusal names every missing variable at once (rule 3), never changes anything, and carries the specification's code.
+//! DEL is refused only for what it needs itself: it follows an ADD that was refused, too (rules 12 and 16).
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Read;
-use std::net::IpAddr;
 
-use portolan_wire::cni::{Command, Failure, Pod, Request, code};
-use serde::Deserialize;
-use serde_json::Value;
+use portolan_wire::cni::{Command, Failure, Request, Scope, code};
 
-/// Versions of the specification this binary speaks.
-pub const VERSIONS: [&str; 3] = ["0.3.1", "0.4.0", "1.0.0"];
+use crate::arguments::pod;
+use crate::configuration::{Configuration, Extras, is_name};
+
+/// Standard input is read up to here, in bytes: a configuration with a previous result is a few kilobytes, a GC of a full
+/// node some hundred.
+const LARGEST: u64 = 4 << 20;
+
+/// What a plugin of the specification may look at; the agent's place is for tests of this binary.
+const VARIABLES: [&str; 5] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS"];
 
 /// Everything a runtime hands to a plugin.
 pub struct Input {
-    /// The `CNI_…` variables.
-    pub environment: BTreeMap<String, String>,
+    /// The variables of [`VARIABLES`] that are set.
+    pub environment: BTreeMap<&'static str, OsString>,
     /// Standard input, or why it could not be read.
     pub stdin: Result<Vec<u8>, String>,
 }
@@ -26,254 +32,341 @@ pub struct Input {
 pub enum Call {
     /// VERSION.
     Version,
-    /// ADD, DEL or CHECK: the agent's work.
-    Ask {
-        /// What the agent is asked.
-        request: Box<Request>,
-        /// `CNI_NETNS`, where the runtime gave one.
-        netns: Option<String>,
-    },
+    /// A verb that has nothing to do: GC without a list.
+    Nothing,
+    /// The agent's work.
+    Ask(Box<Ask>),
 }
 
-/// The part of the network configuration that this binary reads; unknown fields are the runtime's business.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Configuration {
-    #[serde(default)]
-    cni_version: Option<String>,
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    prev_result: Option<Value>,
+/// What the agent is asked, and what its answer is rendered with.
+pub struct Ask {
+    /// What the agent is asked.
+    pub request: Request,
+    /// `CNI_NETNS`, for the verbs that need it.
+    pub netns: Option<String>,
+    /// The version to answer in: one of [`crate::configuration::VERSIONS`].
+    pub version: &'static str,
+    /// What the configuration itself adds to the result.
+    pub extras: Extras,
 }
 
 impl Input {
     /// The call of this process.
     pub fn of_this_process() -> Self {
-        let environment =
-            std::env::vars().filter(|(key, _)| key.starts_with("CNI_")).collect::<BTreeMap<_, _>>();
-        let mut stdin = Vec::new();
+        let set = |name| Some((name, std::env::var_os(name)?));
+        let mut input =
+            Self { environment: VARIABLES.into_iter().filter_map(set).collect(), stdin: Ok(vec![]) };
         // VERSION needs no configuration, and a caller may have left its standard input open (rule 1).
-        let read = if environment.get("CNI_COMMAND").is_some_and(|command| command == "VERSION") {
-            Ok(stdin)
-        } else {
-            std::io::stdin().read_to_end(&mut stdin).map(|_| stdin).map_err(|error| error.to_string())
-        };
-        Self { environment, stdin: read }
+        if let Ok(Some(_)) = input.command() {
+            input.stdin = read(std::io::stdin().lock());
+        }
+        input
     }
 
-    /// The version to answer in: the configuration's, or the newest where it names none that is known.
-    pub fn version(&self) -> String {
-        let asked =
-            self.stdin.as_ref().ok().and_then(|bytes| serde_json::from_slice::<Configuration>(bytes).ok());
-        let asked = asked.and_then(|configuration| configuration.cni_version);
-        asked.filter(|version| VERSIONS.contains(&version.as_str())).unwrap_or_else(|| "1.0.0".to_owned())
+    /// The version to answer in when the call is refused: the configuration's, or the newest where it names none that is
+    /// known.
+    pub fn version(&self) -> &'static str {
+        self.configuration()
+            .and_then(|configuration| configuration.version())
+            .unwrap_or(crate::configuration::NEWEST)
     }
 
     /// The call, or the refusal.
     pub fn parse(&self) -> Result<Call, Failure> {
-        let command = match self.variable("CNI_COMMAND") {
-            Some("VERSION") => return Ok(Call::Version),
+        let Some(command) = self.command()? else { return Ok(Call::Version) };
+        let attachment = matches!(command, Command::Add | Command::Del | Command::Check);
+        let namespace = matches!(command, Command::Add | Command::Check);
+        self.require(attachment, namespace)?;
+        let configuration = self.configuration()?;
+        let version = configuration.version_for(command)?;
+        let mut request = Request::new(command, configuration.name()?);
+        if attachment {
+            self.required("CNI_CONTAINERID")?.clone_into(&mut request.container_id);
+            self.required("CNI_IFNAME")?.clone_into(&mut request.interface);
+        }
+        if command == Command::Del {
+            // All that says what to release; anything else in it has been refused by ADD, or not.
+            request.scope = configuration.scope().unwrap_or_default();
+            return Ok(Call::Ask(Box::new(Ask { request, netns: None, version, extras: Extras::default() })));
+        }
+        request.scope = configuration.scope()?;
+        request.pools = configuration.pools()?;
+        if namespace {
+            request.pod = pod(self.variable("CNI_ARGS")?.unwrap_or_default())?;
+        }
+        let mut extras = Extras::default();
+        match command {
+            Command::Add => {
+                configuration.is_first(request.scope)?;
+                if request.scope == Scope::Interface {
+                    request.ports = configuration.ports()?;
+                }
+                extras = configuration.extras(request.scope, version)?;
+            }
+            Command::Check => request.expected = configuration.expected(&request.interface)?,
+            Command::Gc => {
+                request.keep = configuration.keep()?;
+                // Who lists nothing has not said that nothing is left (rule 21).
+                if request.keep.is_none() {
+                    return Ok(Call::Nothing);
+                }
+            }
+            Command::Del | Command::Status => {}
+        }
+        let netns = if namespace { Some(self.required("CNI_NETNS")?.to_owned()) } else { None };
+        Ok(Call::Ask(Box::new(Ask { request, netns, version, extras })))
+    }
+
+    /// The verb; `None` is VERSION.
+    fn command(&self) -> Result<Option<Command>, Failure> {
+        Ok(Some(match self.variable("CNI_COMMAND")? {
+            Some("VERSION") => return Ok(None),
             Some("ADD") => Command::Add,
             Some("DEL") => Command::Del,
             Some("CHECK") => Command::Check,
+            Some("STATUS") => Command::Status,
+            Some("GC") => Command::Gc,
             Some(other) => {
                 return Err(environment(format!("CNI_COMMAND {other:?} is not one this plugin knows")));
             }
-            None => return Err(environment("CNI_COMMAND is missing".to_owned())),
-        };
-        self.require(command)?;
-        let container_id = self.variable("CNI_CONTAINERID").unwrap_or_default();
-        if !is_container_id(container_id) {
-            return Err(environment(format!(
-                "CNI_CONTAINERID {container_id:?} has characters that are not allowed"
-            )));
+            None => return Err(environment("CNI_COMMAND missing".to_owned())),
+        }))
+    }
+
+    /// The variable, where it is set and not empty.
+    fn variable(&self, name: &str) -> Result<Option<&str>, Failure> {
+        let Some(value) = self.environment.get(name) else { return Ok(None) };
+        let text = value.to_str().ok_or_else(|| environment(format!("{name} {value:?} is not UTF-8")))?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    fn required(&self, name: &str) -> Result<&str, Failure> {
+        self.variable(name)?.ok_or_else(|| environment(format!("{name} missing")))
+    }
+
+    /// Rules 3 and 4: all variables that are missing at once, then the first that is bad. `CNI_PATH` is not asked for: there
+    /// is no plugin that this one would look for.
+    fn require(&self, attachment: bool, namespace: bool) -> Result<(), Failure> {
+        let mut needed = vec![];
+        if attachment {
+            needed.extend(["CNI_CONTAINERID", "CNI_IFNAME"]);
         }
-        let interface = self.variable("CNI_IFNAME").unwrap_or_default();
+        if namespace {
+            needed.push("CNI_NETNS");
+        }
+        let absent = |name: &&&str| self.environment.get(**name).is_none_or(|value| value.is_empty());
+        let missing: Vec<_> = needed.iter().filter(absent).copied().collect();
+        if !missing.is_empty() {
+            return Err(environment(format!("{} missing", missing.join(", "))));
+        }
+        if !attachment {
+            return Ok(());
+        }
+        let container = self.required("CNI_CONTAINERID")?;
+        if !is_name(container) {
+            let allowed = "letters, digits, '_', '.' and '-', the first a letter or digit";
+            return Err(environment(format!("CNI_CONTAINERID {container:?} may have {allowed}")));
+        }
+        let interface = self.required("CNI_IFNAME")?;
         if !is_interface(interface) {
             return Err(environment(format!("CNI_IFNAME {interface:?} is not an interface name")));
         }
-        let configuration = self.configuration(command)?;
-        let request = Request {
-            container_id: container_id.to_owned(),
-            interface: interface.to_owned(),
-            pod: pod(self.variable("CNI_ARGS").unwrap_or_default()),
-            expected: expected(command, configuration.prev_result.as_ref())?,
-            ..Request::new(command, configuration.name.as_deref().unwrap_or_default())
-        };
-        Ok(Call::Ask { request: Box::new(request), netns: self.variable("CNI_NETNS").map(str::to_owned) })
+        Ok(())
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
-        self.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    fn require(&self, command: Command) -> Result<(), Failure> {
-        let needed: &[&str] = match command {
-            Command::Add | Command::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
-            Command::Del => &["CNI_CONTAINERID", "CNI_IFNAME"],
-            Command::Status | Command::Gc => &[],
-        };
-        let missing: Vec<_> = needed.iter().copied().filter(|name| self.variable(name).is_none()).collect();
-        if missing.is_empty() { Ok(()) } else { Err(environment(format!("{} missing", missing.join(", ")))) }
-    }
-
-    fn configuration(&self, command: Command) -> Result<Configuration, Failure> {
+    fn configuration(&self) -> Result<Configuration, Failure> {
         let bytes = self
             .stdin
             .as_ref()
             .map_err(|why| Failure::new(code::IO_FAILURE, "standard input cannot be read", why.as_str()))?;
-        let configuration: Configuration = serde_json::from_slice(bytes).map_err(|why| {
-            Failure::new(
-                code::DECODING_FAILURE,
-                "the network configuration is not valid JSON",
-                why.to_string(),
-            )
-        })?;
-        let version = configuration.cni_version.as_deref().unwrap_or("0.1.0");
-        if !VERSIONS.contains(&version) {
-            let known = VERSIONS.join(", ");
-            let message = format!("cniVersion {version:?} is not supported");
-            return Err(Failure::new(code::INCOMPATIBLE_VERSION, message, format!("supported: {known}")));
-        }
-        if command == Command::Check && version == "0.3.1" {
-            let remedy = "CHECK came with 0.4.0: raise cniVersion in the configuration";
-            return Err(Failure::new(code::INCOMPATIBLE_VERSION, "cniVersion 0.3.1 has no CHECK", remedy));
-        }
-        if !configuration.name.as_deref().is_some_and(is_container_id) {
-            let remedy = "it needs letters, digits, '_', '.' or '-', the first a letter or digit";
-            return Err(Failure::new(code::INVALID_CONFIGURATION, "name is missing or malformed", remedy));
-        }
-        Ok(configuration)
+        Configuration::read(bytes)
     }
 }
 
-fn environment(message: String) -> Failure {
-    Failure::new(
-        code::INVALID_ENVIRONMENT,
-        message,
-        "the runtime has to set it (CNI specification, section 2)",
-    )
+fn read(from: impl Read) -> Result<Vec<u8>, String> {
+    // One page holds what a runtime usually sends: one read, and one that finds the end.
+    let mut bytes = Vec::with_capacity(4096);
+    from.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > LARGEST { Err(format!("it is larger than {LARGEST} bytes")) } else { Ok(bytes) }
 }
 
-fn is_container_id(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+/// A refusal of the environment (rule 4).
+pub fn environment(message: String) -> Failure {
+    let remedy = "the runtime has to set it (CNI specification, section 2)";
+    Failure::new(code::INVALID_ENVIRONMENT, message, remedy)
 }
 
 fn is_interface(text: &str) -> bool {
     (1..=15).contains(&text.len())
         && text != "."
         && text != ".."
-        && !text.chars().any(|c| c == '/' || c == ':' || c.is_whitespace())
-}
-
-/// The pod as kubelet's runtimes name it in `CNI_ARGS`. Unknown keys are ignored (rule 8).
-fn pod(arguments: &str) -> Option<Pod> {
-    let pairs: BTreeMap<_, _> = arguments.split(';').filter_map(|pair| pair.split_once('=')).collect();
-    Some(Pod {
-        namespace: (*pairs.get("K8S_POD_NAMESPACE")?).to_owned(),
-        name: (*pairs.get("K8S_POD_NAME")?).to_owned(),
-        uid: pairs.get("K8S_POD_UID").filter(|uid| !uid.is_empty()).map(|uid| (*uid).to_owned()),
-    })
-}
-
-/// The addresses that ADD gave, which CHECK is to find.
-fn expected(command: Command, previous: Option<&Value>) -> Result<Vec<IpAddr>, Failure> {
-    if command != Command::Check {
-        return Ok(vec![]);
-    }
-    let addresses =
-        previous.and_then(|result| result.get("ips")).and_then(Value::as_array).ok_or_else(|| {
-            Failure::new(
-                code::INVALID_CONFIGURATION,
-                "prevResult is missing",
-                "CHECK needs the result of ADD",
-            )
-        })?;
-    let text = addresses.iter().filter_map(|entry| entry.get("address").and_then(Value::as_str));
-    text.map(|address| {
-        address.split('/').next().unwrap_or_default().parse().map_err(|_| {
-            let message = format!("prevResult.ips has {address:?}, which is no address");
-            Failure::new(code::INVALID_CONFIGURATION, message, "give the result of ADD unchanged")
-        })
-    })
-    .collect()
+        && !text.chars().any(|c| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub mod tests {
+    use proptest::prelude::*;
 
-    fn input(pairs: &[(&str, &str)], stdin: &str) -> Input {
+    use super::*;
+    use crate::answer;
+
+    /// A call as a runtime makes it.
+    pub fn input(pairs: &[(&'static str, &str)], stdin: &str) -> Input {
         Input {
-            environment: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            environment: pairs.iter().map(|(key, value)| (*key, OsString::from(value))).collect(),
             stdin: Ok(stdin.as_bytes().to_vec()),
         }
     }
 
-    const GOOD: &str = r#"{"cniVersion":"1.0.0","name":"portolan","type":"portolan"}"#;
-    const ADD: [(&str, &str); 4] =
-        [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c1"), ("CNI_NETNS", "/n"), ("CNI_IFNAME", "eth0")];
+    /// What the agent would be asked.
+    pub fn asked(pairs: &[(&'static str, &str)], stdin: &str) -> Ask {
+        match input(pairs, stdin).parse().unwrap() {
+            Call::Ask(ask) => *ask,
+            Call::Version | Call::Nothing => panic!("the agent is not asked"),
+        }
+    }
 
-    fn refused(pairs: &[(&str, &str)], stdin: &str) -> Failure {
+    /// Why the call is refused.
+    pub fn refused(pairs: &[(&'static str, &str)], stdin: &str) -> Failure {
         input(pairs, stdin).parse().err().unwrap()
     }
+
+    /// The variables of a call of this verb.
+    pub fn verb(command: &str) -> [(&'static str, &str); 4] {
+        [("CNI_COMMAND", command), ("CNI_CONTAINERID", "c1"), ("CNI_NETNS", "/n"), ("CNI_IFNAME", "eth0")]
+    }
+
+    const GOOD: &str = r#"{"cniVersion":"1.1.0","name":"portolan","type":"portolan"}"#;
 
     #[test]
     fn rule_2_an_unknown_or_missing_command_is_code_4() {
         assert_eq!(refused(&[("CNI_COMMAND", "GRILL")], GOOD).code, 4);
+        assert_eq!(refused(&[("CNI_COMMAND", "")], GOOD).code, 4);
         assert_eq!(refused(&[], GOOD).code, 4);
     }
 
     #[test]
     fn rule_3_all_missing_variables_are_named_at_once() {
-        let failure = refused(&[("CNI_COMMAND", "ADD")], GOOD);
-        assert_eq!(failure.code, 4);
-        for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
-            assert!(failure.message.contains(name), "{failure}");
+        for (command, names) in [
+            ("ADD", &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"][..]),
+            ("CHECK", &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"]),
+            ("DEL", &["CNI_CONTAINERID", "CNI_IFNAME"]),
+        ] {
+            let failure = refused(&[("CNI_COMMAND", command)], GOOD);
+            assert_eq!(failure.code, 4);
+            assert!(names.iter().all(|name| failure.message.contains(name)), "{failure}");
         }
-        assert!(
-            input(&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "e")], GOOD)
-                .parse()
-                .is_ok()
-        );
     }
 
     #[test]
-    fn rule_4_bad_names_are_code_4_and_a_bad_network_name_is_code_7() {
-        let mut bad = ADD;
-        bad[1].1 = "../etc";
-        assert_eq!(refused(&bad, GOOD).code, 4);
-        let mut long = ADD;
-        long[3].1 = "sixteen-letters-";
-        assert_eq!(refused(&long, GOOD).code, 4);
-        assert_eq!(refused(&ADD, r#"{"cniVersion":"1.0.0","name":"a b"}"#).code, 7);
-        assert_eq!(refused(&ADD, r#"{"cniVersion":"1.0.0"}"#).code, 7);
+    fn rule_3_each_verb_needs_only_its_own_variables() {
+        asked(&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "e")], GOOD);
+        asked(&[("CNI_COMMAND", "STATUS")], GOOD);
+        let gc = GOOD.replace("}", r#","cni.dev/valid-attachments":[]}"#);
+        asked(&[("CNI_COMMAND", "GC")], &gc);
     }
 
     #[test]
-    fn rule_5_broken_json_is_code_6_and_an_unknown_version_code_1() {
-        assert_eq!(refused(&ADD, "{").code, 6);
-        assert_eq!(refused(&ADD, "").code, 6);
-        assert_eq!(refused(&ADD, r#"{"cniVersion":"9.9.9","name":"n"}"#).code, 1);
+    fn rule_4_bad_names_are_code_4() {
+        for (index, bad) in [
+            (1, "../etc"),
+            (1, "-a"),
+            (1, "a b"),
+            (1, "ä"),
+            (3, "sixteen-letters-"),
+            (3, "."),
+            (3, ".."),
+            (3, "a/b"),
+            (3, "a:b"),
+            (3, "a b"),
+            (3, "a\u{1}"),
+        ] {
+            for command in ["ADD", "DEL"] {
+                let mut call = verb(command);
+                call[index].1 = bad;
+                assert_eq!(refused(&call, GOOD).code, 4, "{bad:?}");
+            }
+        }
     }
 
     #[test]
-    fn rule_7_check_needs_0_4_0() {
-        let mut check = ADD;
-        check[0].1 = "CHECK";
-        assert_eq!(refused(&check, r#"{"cniVersion":"0.3.1","name":"n"}"#).code, 1);
-        assert_eq!(refused(&check, GOOD).code, 7);
+    fn rules_12_and_16_del_is_refused_for_nothing_that_add_alone_minds() {
+        let odd = r#"{"cniVersion":"1.0.0","name":"n","type":"portolan","ipam":7,"prevResult":"",
+            "runtimeConfig":{"portMappings":[{"hostPort":0}]}}"#;
+        assert_eq!(refused(&verb("ADD"), odd).code, 7);
+        let mut del = verb("DEL").to_vec();
+        del.push(("CNI_ARGS", "rubbish"));
+        assert_eq!(asked(&del, odd).request.container_id, "c1");
+        let foreign = r#"{"cniVersion":"1.0.0","name":"n","type":"bridge","ipam":{"type":"host-local"}}"#;
+        asked(&del, foreign);
     }
 
     #[test]
-    fn rule_8_the_pod_is_read_from_the_arguments_and_unknown_keys_are_ignored() {
-        let read = pod("IgnoreUnknown=1;K8S_POD_NAMESPACE=erp;K8S_POD_NAME=erp-0;X=y;K8S_POD_UID=u").unwrap();
-        assert_eq!(
-            (read.namespace.as_str(), read.name.as_str(), read.uid.as_deref()),
-            ("erp", "erp-0", Some("u"))
-        );
-        assert!(pod("").is_none());
+    fn rule_21_gc_without_a_list_asks_nothing() {
+        assert!(matches!(input(&[("CNI_COMMAND", "GC")], GOOD).parse(), Ok(Call::Nothing)));
+    }
+
+    #[test]
+    fn an_input_without_end_is_read_only_so_far() {
+        assert!(read(std::io::repeat(b' ')).is_err());
+        assert_eq!(read(&b"{}"[..]).unwrap(), b"{}");
+    }
+
+    proptest! {
+        /// Rule 6, as a property: whatever arrives, the answer is a call or an error in JSON.
+        #[test]
+        fn any_call_is_parsed_or_refused_in_json(
+            command in prop_oneof![Just("ADD"), Just("DEL"), Just("CHECK"), Just("STATUS"), Just("GC"), Just("X")],
+            values in proptest::array::uniform3(proptest::option::of(".{0,24}")),
+            stdin in prop_oneof![proptest::collection::vec(any::<u8>(), 0..200).boxed(), odd_configuration().boxed()],
+        ) {
+            let names = ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS"];
+            let mut environment: BTreeMap<_, _> =
+                names.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?.into()))).collect();
+            environment.insert("CNI_COMMAND", command.into());
+            environment.insert("CNI_NETNS", "/n".into());
+            let input = Input { environment, stdin: Ok(stdin) };
+            if let Err(failure) = input.parse() {
+                let body: serde_json::Value =
+                    serde_json::from_str(&answer::error(input.version(), &failure)).unwrap();
+                prop_assert!(body["code"].as_u64().is_some_and(|code| (1..=7).contains(&code)), "{body}");
+                prop_assert!(!body["msg"].as_str().unwrap().is_empty());
+            }
+        }
+    }
+
+    /// A configuration in which any field may hold anything.
+    fn odd_configuration() -> impl Strategy<Value = Vec<u8>> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("1.5".to_owned()),
+            Just("\"1.1.0\"".to_owned()),
+            Just("\"portolan\"".to_owned()),
+            Just("[]".to_owned()),
+            Just("{}".to_owned()),
+            Just("[{}]".to_owned()),
+            Just(r#"{"type":"portolan","ippools":[1]}"#.to_owned()),
+            Just(r#"{"portMappings":[{"hostPort":-1}]}"#.to_owned()),
+            Just(r#"[{"containerID":"a"}]"#.to_owned()),
+            Just(r#"{"ips":[{"address":"x"}],"interfaces":3}"#.to_owned()),
+        ];
+        let keys = [
+            "cniVersion",
+            "name",
+            "type",
+            "ipam",
+            "runtimeConfig",
+            "prevResult",
+            "dns",
+            "cni.dev/valid-attachments",
+            "cni.dev/attachments",
+        ];
+        proptest::collection::vec((0..keys.len(), leaf), 0..8).prop_map(move |fields| {
+            let fields: Vec<_> =
+                fields.iter().map(|(key, value)| format!("\"{}\":{value}", keys[*key])).collect();
+            format!("{{\"cniVersion\":\"1.1.0\",\"name\":\"n\",{}}}", fields.join(","))
+                .replace(",}", "}")
+                .into_bytes()
+        })
     }
 }

@@ -12,11 +12,14 @@ use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
-use portolan_wire::cni::{self, Address, Attachment, Pair, Request, Response};
+use portolan_wire::cni::{self, Address, Attachment, Failure, Pair, Request, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const GOOD: &str = r#"{"cniVersion":"1.0.0","name":"portolan","type":"portolan"}"#;
+
+/// A file that stands for a pod's namespace: the binary opens it, compares it with its own, and hands it on.
+const NETNS: &str = "/dev/null";
 
 /// Runs the binary as a runtime does.
 fn call(folder: &Path, variables: &[(&str, &str)], stdin: &str) -> Output {
@@ -38,7 +41,7 @@ fn variables(command: &str) -> [(&str, &str); 5] {
     [
         ("CNI_COMMAND", command),
         ("CNI_CONTAINERID", "c1"),
-        ("CNI_NETNS", "/proc/self/ns/net"),
+        ("CNI_NETNS", NETNS),
         ("CNI_IFNAME", "eth0"),
         ("CNI_ARGS", "K8S_POD_NAMESPACE=erp;K8S_POD_NAME=erp-0;K8S_POD_UID=u1"),
     ]
@@ -75,18 +78,22 @@ fn hear(stream: &mut UnixStream) -> (Request, Option<File>) {
 }
 
 fn added() -> Vec<u8> {
-    let address = Address {
-        address: "10.20.1.0".parse().unwrap(),
-        prefix_len: 32,
-        gateway: Some("169.254.1.1".parse().unwrap()),
-    };
     let link = Pair {
         host_interface: "ptl1".into(),
         host_mac: "ee:ee:ee:ee:ee:ee".into(),
         container_mac: "02:00:00:00:00:01".into(),
         mtu: 1450,
     };
-    cni::encode(&Response::Added(Attachment { link: Some(link), addresses: vec![address] })).unwrap()
+    answer_with(Some(link), 32)
+}
+
+fn answer_with(link: Option<Pair>, prefix_len: u8) -> Vec<u8> {
+    let address = Address {
+        address: "10.20.1.0".parse().unwrap(),
+        prefix_len,
+        gateway: Some("169.254.1.1".parse().unwrap()),
+    };
+    cni::encode(&Response::Added(Attachment { link, addresses: vec![address] })).unwrap()
 }
 
 fn json_of(output: &Output) -> Value {
@@ -97,9 +104,13 @@ fn json_of(output: &Output) -> Value {
 #[test]
 fn rule_1_version_needs_nothing_but_the_command() {
     let folder = TempDir::new().unwrap();
-    let output = call(folder.path(), &[("CNI_COMMAND", "VERSION")], "");
-    assert!(output.status.success());
-    assert_eq!(json_of(&output)["supportedVersions"], json!(["0.3.1", "0.4.0", "1.0.0"]));
+    for stdin in ["", r#"{"cniVersion":"0.4.0"}"#, "{ not json"] {
+        let output = call(folder.path(), &[("CNI_COMMAND", "VERSION")], stdin);
+        assert!(output.status.success());
+        let said = json_of(&output);
+        assert_eq!(said["cniVersion"], "1.1.0");
+        assert_eq!(said["supportedVersions"], json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
+    }
 }
 
 #[test]
@@ -123,7 +134,7 @@ fn rules_2_to_6_a_refusal_is_json_on_stdout_with_the_specifications_code() {
 
 #[test]
 fn rules_7_and_9_the_result_of_add_is_in_the_version_that_was_asked_for() {
-    for version in ["0.3.1", "0.4.0", "1.0.0"] {
+    for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let folder = TempDir::new().unwrap();
         let agent = agent(&folder, added());
         let stdin = format!(r#"{{"cniVersion":"{version}","name":"portolan","unknown":"ignored"}}"#);
@@ -132,7 +143,9 @@ fn rules_7_and_9_the_result_of_add_is_in_the_version_that_was_asked_for() {
         let result = json_of(&output);
         assert_eq!(result["cniVersion"], version);
         assert_eq!(result["interfaces"][0]["sandbox"], Value::Null);
-        assert_eq!(result["interfaces"][1]["sandbox"], "/proc/self/ns/net");
+        assert_eq!(result["interfaces"][1]["sandbox"], NETNS);
+        let mtu = if version == "1.1.0" { json!(1450) } else { Value::Null };
+        assert_eq!((&result["interfaces"][0]["mtu"], &result["interfaces"][1]["mtu"]), (&mtu, &mtu));
         assert_eq!(result["ips"][0]["address"], "10.20.1.0/32");
         assert_eq!(result["ips"][0]["interface"], 1);
         assert_eq!(
@@ -165,12 +178,74 @@ fn the_pods_own_namespace_arrives_at_the_agent() {
 }
 
 #[test]
+fn rule_13_the_nodes_own_namespace_is_refused_before_the_agent_is_asked() {
+    let folder = TempDir::new().unwrap();
+    let mut variables = variables("ADD");
+    variables[2].1 = "/proc/self/ns/net";
+    let output = call(folder.path(), &variables, GOOD);
+    let said = json_of(&output);
+    assert_eq!(said["code"], 4, "{said}");
+    assert!(said["msg"].as_str().unwrap().contains("namespace of the node"), "{said}");
+}
+
+#[test]
 fn rules_14_and_16_without_an_agent_add_is_to_be_tried_again_and_del_succeeds() {
     let folder = TempDir::new().unwrap();
     let output = call(folder.path(), &variables("ADD"), GOOD);
     assert_eq!((output.status.success(), json_of(&output)["code"].as_u64()), (false, Some(11)));
     let output = call(folder.path(), &variables("DEL"), GOOD);
     assert!(output.status.success() && output.stdout.is_empty());
+    // Where another plugin made the interface, nothing would show the agent that the pod is gone.
+    let delegate = r#"{"cniVersion":"1.0.0","name":"second","type":"macvlan","ipam":{"type":"portolan"}}"#;
+    let output = call(folder.path(), &variables("DEL"), delegate);
+    assert_eq!((output.status.success(), json_of(&output)["code"].as_u64()), (false, Some(11)));
+}
+
+#[test]
+fn rule_20_status_has_codes_of_its_own_whatever_the_agent_says() {
+    let status = GOOD.replace("1.0.0", "1.1.0");
+    let folder = TempDir::new().unwrap();
+    let output = call(folder.path(), &[("CNI_COMMAND", "STATUS")], &status);
+    assert_eq!((output.status.success(), json_of(&output)["code"].as_u64()), (false, Some(50)));
+    for (said, heard) in [(50, 50), (51, 51), (11, 50), (100, 50)] {
+        let folder = TempDir::new().unwrap();
+        let failure = Failure::new(said, "no address left", "");
+        let agent = agent(&folder, cni::encode(&Response::Failed(failure)).unwrap());
+        let output = call(folder.path(), &[("CNI_COMMAND", "STATUS")], &status);
+        assert_eq!((output.status.success(), json_of(&output)["code"].as_u64()), (false, Some(heard)));
+        assert_eq!(agent.join().unwrap().0.command, cni::Command::Status);
+    }
+}
+
+#[test]
+fn rule_21_gc_hands_the_list_to_the_agent_and_says_nothing() {
+    let gc = r#"{"cniVersion":"1.1.0","name":"portolan","type":"portolan",
+        "cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]}"#;
+    let folder = TempDir::new().unwrap();
+    let agent = agent(&folder, cni::encode(&Response::Done).unwrap());
+    let output = call(folder.path(), &[("CNI_COMMAND", "GC")], gc);
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    let (request, _) = agent.join().unwrap();
+    let keep = request.keep.unwrap();
+    assert_eq!((request.network.as_str(), keep.len()), ("portolan", 1));
+    assert_eq!((keep[0].container_id.as_str(), keep[0].interface.as_str()), ("c1", "eth0"));
+}
+
+#[test]
+fn rule_23_the_ipam_of_another_plugin_answers_with_addresses_alone() {
+    let folder = TempDir::new().unwrap();
+    let agent = agent(&folder, answer_with(None, 24));
+    let stdin = r#"{"cniVersion":"1.0.0","name":"second","type":"macvlan","master":"eth0",
+        "ipam":{"type":"portolan","ippools":["b"],"routes":[{"dst":"0.0.0.0/0"}]}}"#;
+    let output = call(folder.path(), &variables("ADD"), stdin);
+    assert!(output.status.success(), "{output:?}");
+    let expected = json!({
+        "cniVersion": "1.0.0", "dns": {}, "routes": [{ "dst": "0.0.0.0/0" }],
+        "ips": [{ "address": "10.20.1.0/24", "gateway": "169.254.1.1" }],
+    });
+    assert_eq!(json_of(&output), expected);
+    let (request, _) = agent.join().unwrap();
+    assert_eq!((request.scope, request.pools), (cni::Scope::Addresses, vec!["b".to_owned()]));
 }
 
 #[test]

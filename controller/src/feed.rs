@@ -27,13 +27,13 @@ pub struct Feed {
 
 /// The feed of this moment.
 pub fn feed(cluster: &str, facts: &Facts, vips: &Vips) -> Feed {
-    let table = routes::table(&facts.nodes, facts.leases.values());
+    let table = routes::table(&facts.nodes, &facts.leases);
     for conflict in &table.conflicts {
         let (prefix, node, with, holder) = (conflict.prefix, &conflict.node, conflict.with, &conflict.holder);
         tracing::debug!(%prefix, node, %with, holder, "not routed: another node holds it");
     }
     let ipv4 = |(prefix, hop): (&ipnet::IpNet, &routes::Hop)| {
-        hop.via.is_ipv4().then_some(Route { prefix: *prefix, via: hop.via })
+        hop.via.filter(IpAddr::is_ipv4).map(|via| Route { prefix: *prefix, via })
     };
     let services =
         vips.services().iter().flat_map(|(service, vip)| of_service(cluster, facts, service, *vip));

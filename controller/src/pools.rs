@@ -1,28 +1,57 @@
 //! Pools: how much of each is used, whether it is valid, and with what it overlaps.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use ipnet::IpNet;
 use kube::{Api, Client, ResourceExt};
 use portolan_core::address::{Range, Ranges};
 use portolan_core::external::ExternalPool;
-use portolan_core::ipam::overlap::{Claim, overlaps};
-use portolan_core::ipam::{Pool, lease};
+use portolan_core::ipam::Pool;
+use portolan_core::ipam::overlap::{self, Claim, overlaps};
+use portolan_core::ipam::usage::usage;
 use portolan_crds::condition::{self, Statement};
-use portolan_crds::{ExternalIPPool, ExternalIPPoolStatus, IPPool, IPPoolStatus, Invalid, Usage};
+use portolan_crds::{
+    ExternalIPPool, ExternalIPPoolStatus, IPPool, IPPoolStatus, IPRange, Invalid, PoolUsage, Usage, ranges,
+};
 
 use crate::facts::Facts;
 use crate::services::Vips;
 use crate::status;
+
+/// How a claim of a pool of pod addresses begins.
+const POOL: &str = "IPPool";
 
 /// Says of every pool what there is to say.
 pub async fn reconcile(client: &Client, facts: &Facts, vips: &Vips) -> Result<()> {
     let claims = claims(facts);
     let (api, now) = (Api::<IPPool>::all(client.clone()), status::now());
     let mut outcomes = Vec::new();
+    let (pods, pools) = (facts.pod_addresses(), effective(facts));
     for (object, pool) in &facts.pools {
         let before = object.status.clone().unwrap_or_default();
-        let mut after = IPPoolStatus { usage: usage(facts, pool), ..before.clone() };
-        for statement in statements(&format!("IPPool {}", object.name_any()), pool.as_ref(), &claims) {
+        let counted = pools.get(&object.name_any()).map(|pool| usage(pool, &facts.leases, &pods));
+        let used = used(facts, &object.name_any(), &pods);
+        let mut after = IPPoolStatus {
+            usage: counted.map(|usage| PoolUsage {
+                total: count(usage.total),
+                used: count(usage.used),
+                reserved: count(usage.reserved),
+                free: count(usage.free()),
+            }),
+            ranges_in_use: object
+                .spec
+                .ip_ranges
+                .iter()
+                .filter(|range| is_in(range, &used))
+                .map(written)
+                .collect(),
+            ..before.clone()
+        };
+        let owner = format!("{POOL} {}", object.name_any());
+        let mut all = statements(&owner, pool.as_ref(), &claims);
+        all.extend(counted.map(|usage| exhaustion(usage.exhausted)));
+        for statement in all {
             condition::set(&mut after.conditions, object.metadata.generation, &now, statement);
         }
         outcomes.push(status::write(&api, object, &before, &after).await);
@@ -44,11 +73,6 @@ pub async fn reconcile(client: &Client, facts: &Facts, vips: &Vips) -> Result<()
 
 fn statements(owner: &str, pool: Result<&Pool, &Invalid>, claims: &[Claim]) -> Vec<Statement<'static>> {
     let ready = match pool {
-        Ok(pool) if !pool.usable.ranges().iter().any(|range| range.first().is_ipv4()) => {
-            let message =
-                "spec.ipRanges has no usable IPv4 address, and IPv6 is not served yet: add an IPv4 range";
-            Statement { kind: "Ready", holds: false, reason: "FamilyNotServed", message: message.to_owned() }
-        }
         Ok(pool) if !pool.enabled => {
             let message = "spec.disabled is true: set it to false to give addresses again".to_owned();
             Statement { kind: "Ready", holds: false, reason: "Disabled", message }
@@ -91,7 +115,7 @@ fn claims(facts: &Facts) -> Vec<Claim> {
     let net = |net: &IpNet| [*net].into_iter().collect::<Ranges>();
     let pools = facts.pools.iter().filter_map(|(_, pool)| pool.as_ref().ok());
     let mut claims: Vec<_> =
-        pools.map(|pool| claim(format!("IPPool {}", pool.name), pool.usable.clone())).collect();
+        pools.map(|pool| claim(format!("{POOL} {}", pool.name), pool.usable.clone())).collect();
     let external = facts.external.iter().filter_map(|(_, pool)| pool.as_ref().ok());
     claims.extend(external.map(|pool| claim(format!("ExternalIPPool {}", pool.name), pool.usable.clone())));
     claims.extend(facts.cidrs.iter().map(|cidr| claim(format!("the Service CIDR {cidr}"), net(cidr))));
@@ -101,20 +125,50 @@ fn claims(facts: &Facts) -> Vec<Claim> {
                 .iter()
                 .map(|cidr| claim(format!("Node {}'s pod CIDR {cidr}", node.name), net(cidr))),
         );
-        let address = node.address.and_then(|address| Range::new(address, address));
+        let addresses = node.addresses().filter_map(|address| Range::new(address, address));
         claims.extend(
-            address
+            addresses
                 .map(|range| claim(format!("Node {}'s address", node.name), [range].into_iter().collect())),
         );
     }
     claims
 }
 
-fn usage(facts: &Facts, pool: &Result<Pool, Invalid>) -> Option<Usage> {
-    let pool = pool.as_ref().ok()?;
-    let leases = facts.leases.values().filter(|lease| lease.pool == pool.name);
-    let used = leases.map(|one| lease::usable(pool, one.block).len()).sum();
-    Some(Usage { total: count(pool.usable.len()), used: count(used) })
+fn exhaustion(exhausted: bool) -> Statement<'static> {
+    let (reason, message) = if exhausted {
+        ("NoAddressLeft", "every address has a pod or is kept for a workload: add a range to spec.ipRanges")
+    } else {
+        ("AddressesLeft", "has addresses for more pods")
+    };
+    Statement { kind: "Exhausted", holds: exhausted, reason, message: message.to_owned() }
+}
+
+/// The pools as the agents see them: each without what is not its to give.
+fn effective(facts: &Facts) -> BTreeMap<String, Pool> {
+    let pools = facts.pools.iter().filter_map(|(_, pool)| pool.as_ref().ok());
+    let taken = claims(facts).into_iter().filter(|claim| !claim.owner.starts_with(POOL));
+    let taken = taken.fold(Ranges::default(), |all, claim| all.union(&claim.ranges));
+    overlap::effective(pools.cloned(), &taken)
+}
+
+/// What somebody holds of a pool, or of what it once had.
+fn used(facts: &Facts, pool: &str, pods: &Ranges) -> Ranges {
+    let leases = facts.leases.iter().filter(|lease| lease.pool == pool);
+    leases.map(|lease| lease.block).collect::<Ranges>().union(pods)
+}
+
+fn is_in(range: &IPRange, used: &Ranges) -> bool {
+    let range = ranges("spec.ipRanges", std::slice::from_ref(range));
+    range.is_ok_and(|range| !range.intersect(used).is_empty())
+}
+
+/// A range as it stands in `status.rangesInUse`, which a rule of the schema compares with the spec.
+fn written(range: &IPRange) -> String {
+    let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
+    match &range.cidr {
+        Some(cidr) => cidr.clone(),
+        None => format!("{}-{}", or_empty(&range.start), or_empty(&range.end)),
+    }
 }
 
 fn external_usage(facts: &Facts, vips: &Vips, pool: &Result<ExternalPool, Invalid>) -> Option<Usage> {
@@ -144,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_names_the_other_pool_and_an_ipv6_pool_says_that_it_is_not_served() {
+    fn an_overlap_names_the_other_pool() {
         let pools = [pool("erp", "10.20.1.0/24"), pool("crm", "10.20.1.128/25"), pool("v6", "fd00::/120")];
         let claims: Vec<_> = pools
             .iter()
@@ -153,6 +207,6 @@ mod tests {
         let said = statements("IPPool erp", Ok(&pools[0]), &claims);
         assert!(said[0].holds && said[1].holds && said[1].message.contains("IPPool crm"), "{said:?}");
         let said = statements("IPPool v6", Ok(&pools[2]), &claims);
-        assert_eq!((said[0].reason, said[1].holds), ("FamilyNotServed", false));
+        assert_eq!((said[0].reason, said[1].holds), ("Valid", false));
     }
 }

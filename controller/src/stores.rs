@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use portolan_crds::{Egress, ExternalIPPool, IPLease, IPPool, ServiceEngine};
-use portolan_daemon::follow::follow;
+use portolan_daemon::follow::{follow, follow_part};
 use portolan_daemon::reconcile::Wake;
 use portolan_daemon::tasks::Tasks;
 
@@ -18,6 +18,8 @@ use portolan_daemon::tasks::Tasks;
 pub struct Stores {
     /// Nodes.
     pub nodes: Store<Node>,
+    /// Pods, of which only addresses and controllers are kept. They wake no pass.
+    pub pods: Store<Pod>,
     /// Services.
     pub services: Store<Service>,
     /// Endpoints of Services.
@@ -45,6 +47,7 @@ impl Stores {
         };
         Self {
             nodes: follow(client, watcher::Config::default(), tasks, "watch of nodes", woken()),
+            pods: follow_part(client, watcher::Config::default(), tasks, "watch of pods", essence, || {}),
             services: follow(client, watcher::Config::default(), tasks, "watch of services", woken()),
             slices: follow(client, watcher::Config::default(), tasks, "watch of endpointslices", woken()),
             cidrs: follow(client, watcher::Config::default(), tasks, "watch of servicecidrs", woken()),
@@ -62,6 +65,7 @@ impl Stores {
     /// When a watch has ended, which happens at the agent's end only.
     pub async fn listed(&self) -> Result<()> {
         self.nodes.wait_until_ready().await?;
+        self.pods.wait_until_ready().await?;
         self.services.wait_until_ready().await?;
         self.slices.wait_until_ready().await?;
         self.cidrs.wait_until_ready().await?;
@@ -72,6 +76,15 @@ impl Stores {
         self.engines.wait_until_ready().await?;
         Ok(())
     }
+}
+
+/// What is kept of a pod: a cluster has many.
+fn essence(pod: &mut Pod) {
+    let spec = pod.spec.take().unwrap_or_default();
+    pod.spec = Some(PodSpec { host_network: spec.host_network, ..PodSpec::default() });
+    let status = pod.status.take().unwrap_or_default();
+    pod.status = Some(PodStatus { pod_ips: status.pod_ips, phase: status.phase, ..PodStatus::default() });
+    pod.metadata.annotations = None;
 }
 
 /// All objects of a store, by name, so that every pass sees them in one order.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::ipam::{Lease, lease};
+use crate::ipam::owner::Kind;
+use crate::ipam::{Lease, View, lease};
 
 /// All that is known about pod addresses at one moment.
 #[derive(Debug, Clone, Default)]
@@ -44,8 +45,8 @@ pub enum Violation {
     WithoutLease(Held),
     /// A lease's name is not that of its pool and block.
     Misnamed(Lease),
-    /// Two leases overlap.
-    Overlapping(Lease, Lease),
+    /// A pod holds an address that its node has granted to another.
+    GrantedAway(Held, Lease),
 }
 
 impl fmt::Display for Violation {
@@ -62,45 +63,64 @@ impl fmt::Display for Violation {
             Self::Misnamed(lease) => {
                 write!(f, "lease {} does not stand for {} of {}", lease.name, lease.block, lease.pool)
             }
-            Self::Overlapping(one, other) => write!(f, "leases {} and {} overlap", one.name, other.name),
+            Self::GrantedAway(held, lease) => {
+                let to = lease.node.as_deref().unwrap_or("nobody");
+                write!(
+                    f,
+                    "{} is held by {} on {}, but granted to {to}",
+                    held.address, held.container, held.node
+                )
+            }
         }
     }
 }
 
 /// Everything that must never be and is.
 pub fn check(snapshot: &Snapshot) -> Vec<Violation> {
+    let view: View = snapshot.leases.values().cloned().collect();
     let mut violations = Vec::new();
     let mut holders: BTreeMap<IpAddr, &Held> = BTreeMap::new();
     for held in &snapshot.held {
-        if let Some(before) = holders.insert(held.address, held) {
+        if let Some(before) =
+            holders.insert(held.address, held).filter(|before| !migrates(&view, before, held))
+        {
             let (one, other) = (before.container.clone(), held.container.clone());
             violations.push(Violation::HeldTwice { address: held.address, one, other });
         }
-        if !leased(snapshot, held) {
-            violations.push(Violation::WithoutLease(held.clone()));
-        }
+        violations.extend(authority(&view, held));
     }
     let misnamed =
         snapshot.leases.iter().filter(|(name, lease)| **name != lease::name(&lease.pool, lease.block));
     violations.extend(misnamed.map(|(_, lease)| Violation::Misnamed(lease.clone())));
-    violations.extend(overlapping(snapshot));
     violations
 }
 
-fn leased(snapshot: &Snapshot, held: &Held) -> bool {
-    let Some(pool) = &held.pool else { return true };
-    let mut mine = snapshot.leases.values().filter(|lease| lease.node == held.node && lease.pool == *pool);
-    mine.any(|lease| lease.block.contains(&held.address))
+/// Whether the two are one virtual machine on the two nodes of its migration.
+fn migrates(view: &View, one: &Held, other: &Held) -> bool {
+    let Some(lease) = one.pool.as_ref().and_then(|pool| view.single(pool, one.address)) else { return false };
+    let machine = lease.owner.as_ref().is_some_and(|owner| owner.kind == Kind::VirtualMachine);
+    let nodes = [lease.node.as_ref(), lease.second.as_ref()];
+    machine
+        && one.node != other.node
+        && [&one.node, &other.node].iter().all(|node| nodes.contains(&Some(*node)))
 }
 
-fn overlapping(snapshot: &Snapshot) -> impl Iterator<Item = Violation> + '_ {
-    let mut sorted: Vec<_> = snapshot.leases.values().collect();
-    sorted.sort_by_key(|lease| (lease.block.network(), lease.block.prefix_len()));
-    let pairs: Vec<_> = sorted.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect();
-    let overlap = |(one, other): &(&Lease, &Lease)| {
-        one.block.contains(&other.block) || other.block.contains(&one.block)
+/// What is wrong with the right of this node to let its pod have the address.
+fn authority(view: &View, held: &Held) -> Option<Violation> {
+    let pool = held.pool.as_ref()?;
+    let mine = |lease: &&Lease| {
+        lease.pool == *pool && (lease.is_of(&held.node) || lease.second.as_ref() == Some(&held.node))
     };
-    pairs.into_iter().filter(overlap).map(|(one, other)| Violation::Overlapping(one.clone(), other.clone()))
+    let around: Vec<_> = view.around(held.address.into()).collect();
+    if !around.iter().any(&mine) {
+        return Some(Violation::WithoutLease(held.clone()));
+    }
+    // The smallest one first: who has been granted an address inside a block is its holder.
+    let away = around
+        .into_iter()
+        .take_while(|lease| !mine(lease))
+        .find(|lease| lease.granted && lease.node.is_some());
+    away.map(|lease| Violation::GrantedAway(held.clone(), lease.clone()))
 }
 
 #[cfg(test)]

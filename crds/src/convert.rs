@@ -6,12 +6,17 @@ use ipnet::IpNet;
 use portolan_core::address::{self, Ranges};
 use portolan_core::egress;
 use portolan_core::external::ExternalPool;
-use portolan_core::ipam::{self, Lease, Pool, pool};
+use portolan_core::ipam::lease::Version;
+use portolan_core::ipam::{self, Lease, Millis, Owner, Pool, pool};
 use portolan_core::labels::Selector;
 use portolan_core::mark::EgressId;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 use crate::ip_pool::{IPRange, SubnetInfo};
-use crate::{Egress, ExternalIPPool, IPLease, IPPool, OnUnavailable, Outbound, selector};
+use crate::{
+    Egress, ExternalIPPool, IPLease, IPLeaseSpec, IPPool, LeaseOwner, OnUnavailable, Outbound, selector,
+};
 
 /// A value that its field does not take.
 pub use portolan_core::address::Invalid;
@@ -28,14 +33,21 @@ impl TryFrom<&IPPool> for Pool {
         Ok(Self {
             name: from.metadata.name.clone().unwrap_or_default(),
             usable: pool::usable(&written, &exclusions, subnet),
+            ranges: written,
             lease_size: lease_size(spec.lease_size)?,
             nodes: selector("spec.nodeSelector", &spec.node_selector)?.unwrap_or_default(),
             namespaces: selector("spec.namespaceSelector", &spec.namespace_selector)?,
+            on_request: spec.on_request,
             outbound: match spec.outbound.unwrap_or_default() {
                 Outbound::NodeAddress => ipam::Outbound::NodeAddress,
                 Outbound::PodAddress => ipam::Outbound::PodAddress,
             },
             enabled: !spec.disabled,
+            keeps: spec.keep_addresses.unwrap_or(true),
+            cooldown: seconds("spec.cooldownSeconds", spec.cooldown_seconds)?.unwrap_or(pool::COOLDOWN),
+            retention: seconds("spec.retentionSeconds", spec.retention_seconds)?.unwrap_or_default(),
+            created: created(&from.metadata),
+            subnet,
         })
     }
 }
@@ -65,7 +77,7 @@ impl TryFrom<&Egress> for egress::Egress {
         Ok(Self {
             name: from.metadata.name.clone().unwrap_or_default(),
             priority: spec.priority.unwrap_or_default(),
-            created: from.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second()),
+            created: created(&from.metadata),
             pods: selector("spec.appliedTo.podSelector", &applied.pod_selector)?,
             namespaces: selector("spec.appliedTo.namespaceSelector", &applied.namespace_selector)?,
             id: status.egress_id.and_then(EgressId::new),
@@ -86,9 +98,76 @@ impl TryFrom<&IPLease> for Lease {
         let spec = &from.spec;
         let block = spec.block.parse::<IpNet>().ok().filter(|block| block.trunc() == *block);
         let block = block.ok_or_else(|| Invalid::new("spec.block", &spec.block, "delete this lease"))?;
-        let name = from.metadata.name.clone().unwrap_or_default();
-        Ok(Self { name, pool: spec.pool.clone(), block, node: spec.node.clone(), released: spec.released })
+        let metadata = from.metadata.clone();
+        Ok(Self {
+            name: metadata.name.unwrap_or_default(),
+            pool: spec.pool.clone(),
+            block,
+            node: spec.node.clone(),
+            second: spec.second.clone(),
+            leaving: spec.leaving,
+            owner: spec.owner.as_ref().map(Owner::try_from).transpose()?,
+            released: spec.released,
+            granted: spec.granted,
+            asks: spec.asks.iter().cloned().collect(),
+            version: Version {
+                uid: metadata.uid.unwrap_or_default(),
+                resource: metadata.resource_version.unwrap_or_default(),
+            },
+        })
     }
+}
+
+impl TryFrom<&LeaseOwner> for Owner {
+    type Error = Invalid;
+
+    fn try_from(from: &LeaseOwner) -> Result<Self, Invalid> {
+        let kind = from.kind.parse();
+        let kind = kind.map_err(|()| Invalid::new("spec.owner.kind", &from.kind, "delete this lease"))?;
+        let (namespace, name, pod) = (from.namespace.clone(), from.name.clone(), from.pod.clone());
+        Ok(Self { kind, namespace, name, pod })
+    }
+}
+
+/// The object that says what this lease says. It carries the version that was seen, so that writing it is a
+/// compare-and-swap.
+impl From<&Lease> for IPLease {
+    fn from(lease: &Lease) -> Self {
+        let owner = lease.owner.as_ref().map(|owner| LeaseOwner {
+            kind: owner.kind.to_string(),
+            namespace: owner.namespace.clone(),
+            name: owner.name.clone(),
+            pod: owner.pod.clone(),
+        });
+        let spec = IPLeaseSpec {
+            pool: lease.pool.clone(),
+            block: lease.block.to_string(),
+            node: lease.node.clone(),
+            second: lease.second.clone(),
+            leaving: lease.leaving,
+            owner,
+            released: lease.released,
+            granted: lease.granted,
+            asks: lease.asks.iter().cloned().collect(),
+        };
+        let mut object = Self::new(&lease.name, spec);
+        let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        object.metadata.uid = some(&lease.version.uid);
+        object.metadata.resource_version = some(&lease.version.resource);
+        object
+    }
+}
+
+/// When an object was created, in seconds since 1970. One that was not yet is younger than every other.
+fn created(metadata: &ObjectMeta) -> i64 {
+    metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second())
+}
+
+fn seconds(field: &str, from: Option<i64>) -> Result<Option<Millis>, Invalid> {
+    let millis = |seconds: i64| u64::try_from(seconds).ok()?.checked_mul(1000);
+    let wrong =
+        |seconds: i64| Invalid::new(field, seconds.to_string(), "write a number of seconds from 0 on");
+    from.map(|seconds| millis(seconds).ok_or_else(|| wrong(seconds))).transpose()
 }
 
 /// Ranges as users write them.
@@ -131,6 +210,8 @@ fn lease_size(from: Option<i64>) -> Result<u32, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portolan_core::ipam::owner::Kind;
+
     use crate::{EgressSpec, IPPoolSpec};
 
     fn cidr(text: &str) -> IPRange {
@@ -147,6 +228,28 @@ mod tests {
         };
         let pool = Pool::try_from(&IPPool::new("erp", spec)).unwrap();
         assert_eq!((pool.name.as_str(), pool.usable.len(), pool.lease_size), ("erp", 256 - 16 - 2, 16));
+    }
+
+    #[test]
+    fn a_lease_says_the_same_after_a_round_through_its_object() {
+        let owner = Owner {
+            kind: Kind::StatefulSet,
+            namespace: "erp".into(),
+            name: "db".into(),
+            pod: Some("db-0".into()),
+        };
+        let lease = Lease {
+            second: Some("node-2".into()),
+            leaving: true,
+            released: true,
+            granted: true,
+            asks: ["node-2".to_owned()].into(),
+            version: Version { uid: "u".into(), resource: "7".into() },
+            ..Lease::single("erp", "10.20.1.5".parse().unwrap(), "node-1", Some(owner))
+        };
+        assert_eq!(Lease::try_from(&IPLease::from(&lease)).unwrap(), lease);
+        let new = IPLease::from(&Lease::new("erp", "10.20.1.0/28".parse().unwrap(), "node-1"));
+        assert_eq!((new.metadata.uid, new.metadata.resource_version), (None, None));
     }
 
     #[test]

@@ -14,11 +14,17 @@ use serde::{Deserialize, Serialize};
     shortname = "ipp",
     status = "IPPoolStatus",
     printcolumn = r#"{"name":"Total","type":"integer","jsonPath":".status.usage.total"}"#,
-    printcolumn = r#"{"name":"Leased","type":"integer","jsonPath":".status.usage.used"}"#,
+    printcolumn = r#"{"name":"Used","type":"integer","jsonPath":".status.usage.used"}"#,
+    printcolumn = r#"{"name":"Reserved","type":"integer","jsonPath":".status.usage.reserved"}"#,
+    printcolumn = r#"{"name":"Free","type":"integer","jsonPath":".status.usage.free"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "!has(self.subnetInfo) || !isIP(self.subnetInfo.gateway) || self.subnetInfo.prefixLength <= (ip(self.subnetInfo.gateway).family() == 4 ? 32 : 128)",
+    "subnetInfo.prefixLength is longer than an address of the gateway's family"
+))]
 pub struct IPPoolSpec {
     /// The addresses, as CIDRs or as start and end (both inclusive). Every address of a range is usable, but for those
     /// in `exclusions` and, where `subnetInfo` is given, that subnet's network, broadcast and gateway address.
@@ -31,10 +37,13 @@ pub struct IPPoolSpec {
     /// The subnet the addresses belong to, where they are part of one that others share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet_info: Option<SubnetInfo>,
-    /// Namespaces that get this pool without naming it. Without a selector, only who names the pool gets it
-    /// (annotation `portolan.dev/ippools` or `ipam.antrea.io/ippools` on the Namespace).
+    /// Namespaces that may use this pool, and that get it without naming it unless it is `onRequest`. Others get it when
+    /// an administrator lists it in the Namespace's annotation `portolan.dev/ippools` (or `ipam.antrea.io/ippools`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
+    /// Only who names the pool gets it: in the annotation of a Pod or its template, or in a network's configuration.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_request: bool,
     /// Nodes that may hold blocks of this pool. Absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
@@ -45,6 +54,20 @@ pub struct IPPoolSpec {
     /// The source address of connections that leave the cluster and that no Egress selects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound: Option<Outbound>,
+    /// Whether pods of StatefulSets and KubeVirt virtual machines keep their addresses: over deletion of the pod, scaling
+    /// down and up, and from node to node. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_addresses: Option<bool>,
+    /// How long an address that was kept stays so after its workload was deleted, in seconds: a workload that is made again
+    /// under its name within this time gets its addresses back. Default 0; at most a year.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 31_536_000))]
+    pub retention_seconds: Option<i64>,
+    /// How long an address rests after its pod is gone before another pod gets it, in seconds. The one that has rested
+    /// longest is given first. Default 5; at most a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400))]
+    pub cooldown_seconds: Option<i64>,
     /// A disabled pool gives no more addresses; those it gave stay.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
@@ -107,12 +130,29 @@ pub enum Outbound {
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct IPPoolStatus {
-    /// How much there is, and how much of it nodes hold.
+    /// How much there is, and what of it is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
-    /// `Ready`, `Overlapping`.
+    pub usage: Option<PoolUsage>,
+    /// The entries of `spec.ipRanges` in which somebody holds an address or a block, as "CIDR" or "START-END".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub ranges_in_use: Vec<String>,
+    /// `Ready`, `Exhausted`, `Overlapping`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+/// Addresses of a pool of pod addresses, counted.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Usable addresses.
+    pub total: i64,
+    /// Of these, addresses of pods.
+    pub used: i64,
+    /// Of these, addresses without a pod that nodes hold or that are kept for a workload.
+    pub reserved: i64,
+    /// The rest: total - used - reserved.
+    pub free: i64,
 }
 
 /// Addresses of a pool, counted.

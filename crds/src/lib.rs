@@ -7,6 +7,7 @@
 //! Field names follow Antrea's (`IPPool`, `ExternalIPPool`, `Egress`), so that a manifest written for Antrea works when
 //! only its `apiVersion` is changed.
 
+pub mod change;
 pub mod condition;
 mod convert;
 mod egress;
@@ -20,8 +21,8 @@ mod service_engine;
 pub use convert::{Invalid, ranges};
 pub use egress::{AppliedTo, Egress, EgressSpec, EgressStatus, OnUnavailable};
 pub use external_ip_pool::{ExternalIPPool, ExternalIPPoolSpec, ExternalIPPoolStatus};
-pub use ip_lease::{IPLease, IPLeaseSpec};
-pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, IPRange, Outbound, SubnetInfo, Usage};
+pub use ip_lease::{IPLease, IPLeaseSpec, LeaseOwner};
+pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, IPRange, Outbound, PoolUsage, SubnetInfo, Usage};
 pub use selector::selector;
 pub use service_engine::{ServiceEngine, ServiceEngineSpec, ServiceEngineStatus};
 
@@ -36,6 +37,9 @@ pub const NAMESPACE: &str = "portolan-system";
 pub mod annotation {
     /// On a Namespace or a Pod: the pools to take addresses from, in order, separated by commas.
     pub const POOLS: [&str; 2] = ["portolan.dev/ippools", "ipam.antrea.io/ippools"];
+    /// On a Pod or its template: the addresses it may have, separated by commas. The Nth ordinal of a StatefulSet gets the
+    /// Nth of each family.
+    pub const ADDRESSES: [&str; 2] = ["portolan.dev/pod-ips", "ipam.antrea.io/pod-ips"];
     /// On a Service of type LoadBalancer: the pool its virtual address comes from.
     pub const EXTERNAL_POOL: [&str; 2] =
         ["portolan.dev/external-ip-pool", "service.antrea.io/external-ip-pool"];

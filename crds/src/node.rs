@@ -1,18 +1,23 @@
 //! A Node (`core/v1`), as core's decisions see it. The same for agents and controller: they must decide alike.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use portolan_core::egress::owner::Member;
 use portolan_core::routes;
 
-/// A node as a next hop: its first InternalIP, and `spec.podCIDRs`.
+/// A node as a next hop: its first InternalIP, the first of the other family, and `spec.podCIDRs`.
 pub fn hop(node: &Node) -> routes::Node {
     let cidrs = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
     let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
-    let internal = addresses.into_iter().flatten().find(|address| address.type_ == "InternalIP");
+    let internal = addresses.into_iter().flatten().filter(|address| address.type_ == "InternalIP");
+    let internal: Vec<IpAddr> = internal.filter_map(|address| address.address.parse().ok()).collect();
+    let first = internal.first().copied();
     routes::Node {
         name: node.name_any(),
-        address: internal.and_then(|address| address.address.parse().ok()),
+        address: first,
+        second: internal.into_iter().find(|ip| first.is_some_and(|first| first.is_ipv4() != ip.is_ipv4())),
         pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
     }
 }
@@ -37,7 +42,7 @@ mod tests {
                 "metadata": { "name": "node-1" },
                 "spec": { "podCIDRs": ["10.10.1.0/24"], "unschedulable": cordoned },
                 "status": {
-                    "addresses": [{ "type": "Hostname", "address": "node-1" }, { "type": "InternalIP", "address": "172.16.11.11" }],
+                    "addresses": [{ "type": "Hostname", "address": "node-1" }, { "type": "InternalIP", "address": "172.16.11.11" }, { "type": "InternalIP", "address": "2001:db8::11" }],
                     "conditions": [{ "type": "Ready", "status": ready }],
                 },
             }))
@@ -46,6 +51,7 @@ mod tests {
         assert!(member(&node("True", false)).eligible);
         assert!(!member(&node("True", true)).eligible);
         assert!(!member(&node("Unknown", false)).eligible);
-        assert_eq!(hop(&node("True", false)).address, Some("172.16.11.11".parse().unwrap()));
+        let addresses: Vec<_> = hop(&node("True", false)).addresses().collect();
+        assert_eq!(addresses, ["172.16.11.11", "2001:db8::11"].map(|ip| ip.parse::<IpAddr>().unwrap()));
     }
 }

@@ -1,14 +1,16 @@
 //! The admin server of a process: plain HTTP for the kubelet, the operator and Prometheus.
 //!
 //! `/healthz`: 200 while the process runs at all. `/readyz`: 200 when nothing is missing, otherwise 503 with one name
-//! per line. `/metrics`: the registry as OpenMetrics text.
+//! per line. `/metrics`: the registry as OpenMetrics text. A process may add pages of its own ([`Admin::page`]).
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -20,11 +22,25 @@ use crate::drain::Drain;
 use crate::ready::Ready;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// What stands behind the `?` of a request, decoded.
+pub type Parameters = BTreeMap<String, String>;
+
+/// The answer of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub json: String,
+}
 
 /// A bound admin server that does not answer yet.
 #[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
+    pages: Router<Shared>,
 }
 
 #[derive(Clone)]
@@ -43,7 +59,22 @@ impl Admin {
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("admin server on {listen}: {error}")))?;
-        Ok(Self { listener })
+        Ok(Self { listener, pages: Router::new() })
+    }
+
+    /// The same server with one more page, which answers GET with JSON. `path` is absolute and no other page's.
+    #[must_use]
+    pub fn page<F, A>(self, path: &str, answer: F) -> Self
+    where
+        F: Fn(Parameters) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Reply> + Send,
+    {
+        let handler = async move |Query(parameters): Query<Parameters>| {
+            let reply = answer(parameters).await;
+            let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            (status, [(CONTENT_TYPE, JSON)], reply.json)
+        };
+        Self { pages: self.pages.route(path, get(handler)), ..self }
     }
 
     /// Where it listens; of use when port 0 was asked for.
@@ -57,7 +88,8 @@ impl Admin {
     /// Answers until the drain begins. While it lasts the process is not ready, whatever `ready` says.
     pub async fn serve(self, ready: Ready, registry: Registry, drain: Drain) {
         let shared = Shared { ready, drain: drain.clone(), registry: Arc::new(registry) };
-        let router = Router::new()
+        let router = self
+            .pages
             .route("/healthz", get("ok\n"))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
@@ -121,6 +153,22 @@ mod tests {
         let answer = fetch(address, "/metrics").await;
         assert!(answer.contains("portolan_passes_total 1"), "{answer}");
         assert!(answer.ends_with("# EOF\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_page_of_a_process_gets_the_parameters_decoded() {
+        let (_trigger, drain) = channel();
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = admin.local_addr().unwrap();
+        let admin = admin.page("/v1/history", async |parameters: Parameters| Reply {
+            status: 404,
+            json: format!("{parameters:?}"),
+        });
+        tokio::spawn(admin.serve(Ready::new(), Registry::default(), drain));
+        let answer = fetch(address, "/v1/history?address=fd00%3A%3A1&at=now").await;
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("application/json"), "{answer}");
+        assert!(answer.ends_with(r#"{"address": "fd00::1", "at": "now"}"#), "{answer}");
+        assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test]

@@ -6,14 +6,16 @@
 //! ours; what is not ours is never changed.
 //!
 //! Everything goes through one [`Kernel`] (routing netlink) and, with the feature `nft`, one
-//! [`nft::Nft`] (nftables). Both are synchronous and bound to the network namespace of the thread that
-//! created them: give them a thread of their own. There is no handle to share, so two dumps can never
-//! run into each other, and a batch is one system call.
+//! [`nft::Nft`] (nftables); connections ([`conntrack::Conntrack`]) through a socket that is opened when
+//! they are looked at. All are synchronous and bound to the network namespace of the thread that created
+//! them: give them a thread of their own. There is no handle to share, so two dumps can never run into
+//! each other, and a batch is one system call.
 //!
 //! Values carry no kernel numbers that change over a restart: devices are named, not indexed.
 
 pub mod addresses;
 pub mod announce;
+pub mod conntrack;
 mod error;
 mod kernel;
 pub mod links;

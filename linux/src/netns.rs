@@ -2,7 +2,7 @@
 //!
 //! `setns` and `unshare` change the *calling thread*; on a thread that a runtime shares among tasks
 //! they would move foreign work into the namespace. So every function here uses a thread that it
-//! starts and joins.
+//! starts and joins; but for `visit`, which is for a thread that nobody else works on.
 
 use std::{
     fs::{self, File},
@@ -32,6 +32,22 @@ pub fn within<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -
         setns(netns, CloneFlags::CLONE_NEWNET).map_err(Error::NotANamespace)?;
         Ok(work())
     })
+}
+
+/// Runs `work` in the given network namespace on the calling thread, which then comes back to its own. For work as short as
+/// the opening of a socket: to start and to join a thread takes several times as long.
+///
+/// A thread that did not come back would from then on work on a pod instead of the node, so the process ends instead.
+/// (The kernel refuses a namespace that is open only where it has no memory left.)
+pub(crate) fn visit<T>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T) -> Result<T> {
+    let home = own()?;
+    setns(netns, CloneFlags::CLONE_NEWNET).map_err(Error::NotANamespace)?;
+    let done = work();
+    if let Err(errno) = setns(home, CloneFlags::CLONE_NEWNET) {
+        tracing::error!(%errno, "a thread does not come back from another network namespace");
+        std::process::abort();
+    }
+    Ok(done)
 }
 
 /// The calling thread's network namespace.

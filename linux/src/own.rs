@@ -9,7 +9,7 @@
 //! | route | protocol 107 (`rtm_protocol`); the kernel compares it on deletion too | another program must use 107: its route is deleted | the stale route stays; adding ours beside it fails with EEXIST and is reported |
 //! | policy rule | protocol 107 (`FRA_PROTOCOL`); compared on deletion too | as above | the old rule stays and still looks up its table |
 //! | address | protocol 107 (`IFA_PROTO`, Linux 5.18) | as above | the address stays; adding it fails with EEXIST and is reported |
-//! | neighbour | protocol 107 (`NDA_PROTOCOL`) and state permanent | as above | the entry stays until its device goes |
+//! | neighbour | protocol 107 (`NDA_PROTOCOL`) and state permanent; on a pod's link it belongs to the link | as above | the entry stays until its device goes |
 //! | fdb entry | permanent entry on a VXLAN device that is ours (the kernel stores no protocol for it) | an entry that a human added to *our* device is deleted | cannot happen: the device is ours |
 //! | link | name begins with `ptl` (pod's end on the node) or is `portolan.vx`, and its kind is the one we create | a human's veth named `ptl…`; nothing is deleted by prefix alone, only by exact name | a veth stays until its namespace goes |
 //! | nftables | the table `inet portolan` with everything in it | whatever a human adds to *our* table is deleted | cannot happen: the name is ours |

@@ -22,6 +22,8 @@ pub enum Setting {
     SendRedirects(String),
     /// Duplicate address detection on this device. 0 off, 1 on.
     AcceptDad(String),
+    /// Router advertisements are heeded on this device: 0 never, 1 unless packets are forwarded, 2 always.
+    AcceptRa(String),
 }
 
 impl Setting {
@@ -35,8 +37,23 @@ impl Setting {
             Self::ProxyArp(dev) => format!("ipv4/conf/{dev}/proxy_arp"),
             Self::SendRedirects(dev) => format!("ipv4/conf/{dev}/send_redirects"),
             Self::AcceptDad(dev) => format!("ipv6/conf/{dev}/accept_dad"),
+            Self::AcceptRa(dev) => format!("ipv6/conf/{dev}/accept_ra"),
         };
         PathBuf::from(ROOT).join(below)
+    }
+
+    /// Lets IPv6 packets for others be forwarded. A node that learns its own default route from router advertisements on
+    /// `uplink` goes on learning it: a forwarding node heeds them only where it is told to, and that has to be said
+    /// first, or the kernel throws away what it has learnt. Returns whether anything was changed.
+    pub fn forward_ipv6(uplink: &str) -> Result<bool> {
+        if Self::Forwarding6.read()? != "0" {
+            return Ok(false);
+        }
+        let heeded = Self::AcceptRa(uplink.to_owned());
+        if heeded.read()? == "1" {
+            heeded.ensure(2)?;
+        }
+        Self::Forwarding6.ensure(1)
     }
 
     /// The present value.

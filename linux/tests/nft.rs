@@ -18,7 +18,10 @@ use common::{
 };
 use portolan_linux::{
     Error,
-    nft::{Change, Contents, Element, Nft, NftReport, SetKind},
+    nft::{
+        Action, Chain, ChainKind, Change, Contents, Element, Family, Hook, Match, Nft, NftReport, Rule, Set,
+        SetKind, Table,
+    },
 };
 use proptest::prelude::*;
 
@@ -72,6 +75,90 @@ fn nft_reads_the_table_as_it_was_designed() {
         json["nftables"].as_array().unwrap().iter().filter(|one| one.get("chain").is_some()).count(),
         4
     );
+}
+
+/// Host ports of one family, and what its pods send to themselves through one.
+fn ports(family: Family) -> (Table, Contents) {
+    let (at, pod) = match family {
+        Family::V4 => (ip("10.0.0.1"), ip("10.244.0.5")),
+        Family::V6 => (ip("2001:db8::1"), ip("fd20::5")),
+    };
+    let rule = |matches, action| Rule {
+        comment: "host port".into(),
+        family: Some(family),
+        matches,
+        actions: vec![action],
+    };
+    let chain = |name: &str, hook, priority, rules| Chain {
+        name: name.into(),
+        kind: ChainKind::Nat,
+        hook,
+        priority,
+        rules,
+    };
+    let itself = vec![Match::SourceAndDestinationIn("itself".into())];
+    let open = vec![
+        rule(vec![Match::ToThisNode], Action::DnatFromAddressAndPort("one".into())),
+        rule(vec![Match::ToThisNode], Action::DnatFromPort("all".into())),
+    ];
+    let table = Table {
+        sets: vec![
+            Set::new("itself", SetKind::AddressPairs(family)),
+            Set::new("all", SetKind::PortToEndpoint(family)),
+            Set::new("one", SetKind::AddressPortToEndpoint(family)),
+        ],
+        chains: vec![
+            chain("arrive", Hook::Prerouting, -95, open.clone()),
+            chain("own", Hook::Output, -95, open),
+            chain("back", Hook::Postrouting, 90, vec![rule(itself, Action::Masquerade)]),
+        ],
+    };
+    let contents = contents(&[
+        (&table.sets[0], &[Element::address_pair(pod, pod)]),
+        (&table.sets[1], &[Element::port_to_endpoint(None, 6, 80, (pod, 8080))]),
+        (&table.sets[2], &[Element::port_to_endpoint(Some(at), 17, 53, (pod, 5353))]),
+    ]);
+    (table, contents)
+}
+
+#[test]
+fn nft_reads_host_ports_as_they_were_designed() {
+    for (family, expected) in [
+        (
+            Family::V4,
+            [
+                "elements = { 10.244.0.5 . 10.244.0.5 }",
+                "elements = { tcp . 80 : 10.244.0.5 . 8080 }",
+                "elements = { 10.0.0.1 . udp . 53 : 10.244.0.5 . 5353 }",
+                "fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @one",
+                "fib daddr type local dnat ip to meta l4proto . th dport map @all",
+                "ip saddr . ip daddr @itself masquerade",
+            ],
+        ),
+        (
+            Family::V6,
+            [
+                "elements = { fd20::5 . fd20::5 }",
+                "elements = { tcp . 80 : fd20::5 . 8080 }",
+                "elements = { 2001:db8::1 . udp . 53 : fd20::5 . 5353 }",
+                "fib daddr type local dnat ip6 to ip6 daddr . meta l4proto . th dport map @one",
+                "fib daddr type local dnat ip6 to meta l4proto . th dport map @all",
+                "ip6 saddr . ip6 daddr @itself masquerade",
+            ],
+        ),
+    ] {
+        let (space, mut nft) = node();
+        let (table, contents) = ports(family);
+        nft.converge(&table, &contents).unwrap();
+        assert!(nft.converge(&table, &contents).unwrap().is_quiet());
+        for set in &table.sets {
+            assert_eq!(nft.elements(set).unwrap(), contents[&set.name]);
+        }
+        let listing = space.nft("list table inet portolan");
+        for expected in expected {
+            assert!(listing.contains(expected), "{expected}\nis not in\n{listing}");
+        }
+    }
 }
 
 #[test]
@@ -156,7 +243,7 @@ fn elements_survive_when_rules_change() {
 fn a_set_of_another_kind_is_made_anew_with_its_elements() {
     let (_space, mut nft) = node();
     let mut old = table();
-    old.sets[4].kind = SetKind::AddressToMark(portolan_linux::nft::Family::V4);
+    old.sets[4].kind = SetKind::AddressToMark(Family::V4);
     old.chains.clear();
     nft.converge(&old, &Contents::new()).unwrap();
     let report = nft.converge(&table(), &filled()).unwrap();

@@ -10,8 +10,9 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
 };
 
@@ -21,7 +22,7 @@ use common::{
     packets::PATIENCE,
     rack::{HOST_MAC, pod_link},
 };
-use portolan_linux::{Error, Kernel, PodLink, sysctl::Setting};
+use portolan_linux::{Error, Kernel, PodLink, Route, sysctl::Setting};
 
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 5);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 6);
@@ -99,6 +100,18 @@ fn unwiring_twice_is_no_error() {
 }
 
 #[test]
+fn a_link_that_was_removed_is_gone_at_once_and_can_be_made_anew() {
+    let (node, mut kernel) = node();
+    let space = Space::new();
+    let pod = pod_link(&space, 5, POD);
+    for _ in 0..20 {
+        kernel.wire_pod(&pod).unwrap();
+        assert!(kernel.unwire_pod(&pod.host_name).unwrap());
+        assert!(!node.ip("link show").contains(&pod.host_name) && !space.ip("link show").contains("eth0"));
+    }
+}
+
+#[test]
 fn a_name_that_is_taken_is_refused_and_what_has_it_stays() {
     let (_node, mut kernel) = node();
     let space = Space::new();
@@ -139,15 +152,131 @@ fn the_nodes_own_namespace_and_other_files_are_refused() {
     assert!(matches!(kernel.wire_pod(&foreign), Err(Error::NotOurs { .. })));
 }
 
-#[test]
-fn a_link_with_both_families_works() {
-    let (_node, mut kernel) = node();
-    let space = Space::new();
-    let mut pod = pod_link(&space, 5, POD);
-    pod.addresses.push("fd09::5".parse().unwrap());
+fn dual_stack(space: &Space, number: u8) -> PodLink<'_> {
+    let mut pod = pod_link(space, number, Ipv4Addr::new(10, 244, 0, number));
+    pod.addresses.push(six(number));
     pod.gateways.push("fe80::1".parse().unwrap());
+    pod
+}
+
+fn six(number: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, number.into()).into()
+}
+
+fn ipv6_only(space: &Space, number: u8) -> PodLink<'_> {
+    let mut pod = dual_stack(space, number);
+    pod.addresses.remove(0);
+    pod.gateways.remove(0);
+    pod
+}
+
+/// Whether any address of this device is one that duplicate address detection is still at.
+fn tentative(space: &Space, dev: &str) -> bool {
+    let listing = space.json("ip", &format!("-j -6 addr show dev {dev}"));
+    let addresses = listing[0]["addr_info"].as_array().unwrap();
+    addresses.iter().any(|address| address["tentative"] == true)
+}
+
+#[test]
+fn pods_talk_over_ipv6_before_duplicate_address_detection_ends() {
+    let (node, mut kernel) = node();
+    node.run(|| Setting::Forwarding6.ensure(1)).unwrap();
+    node.ip("addr add fd00::1/128 dev lo");
+    // Detection takes hours: the node's ends have no address of their own as long as the test runs.
+    node.run(|| std::fs::write("/proc/sys/net/ipv6/conf/default/dad_transmits", "10000")).unwrap();
+    let (one, other) = (Space::new(), Space::new());
+    kernel.wire_pod(&ipv6_only(&one, 5)).unwrap();
+    let link = dual_stack(&other, 6);
+    kernel.wire_pod(&link).unwrap();
+    for (from, at) in
+        [(&one, six(6)), (&node, six(6)), (&node, six(5)), (&other, six(5)), (&other, OTHER.into())]
+    {
+        let host = if at == six(5) { &one } else { &other };
+        let listener = host.run(|| TcpListener::bind((at, 7000))).unwrap();
+        let to = SocketAddr::from((at, 7000));
+        from.run(|| TcpStream::connect_timeout(&to, PATIENCE))
+            .unwrap_or_else(|error| panic!("{at}: {error}"));
+        drop(listener);
+    }
+    assert!(tentative(&node, &link.host_name));
+}
+
+#[test]
+fn check_finds_nothing_in_a_fresh_dual_stack_link_and_names_each_deviation() {
+    let (node, mut kernel) = node();
+    let space = Space::new();
+    let pod = dual_stack(&space, 5);
     kernel.wire_pod(&pod).unwrap();
     assert_eq!(kernel.check_pod(&pod).unwrap(), Vec::<String>::new());
+    node.ip("route del fd09::5/128");
+    node.ip(&format!("neigh del fd09::5 dev {}", pod.host_name));
+    space.ip("route del default via fe80::1");
+    space.ip("neigh del fe80::1 dev eth0");
+    space.ip("addr del fd09::5/128 dev eth0");
+    let words = kernel.check_pod(&pod).unwrap().join("; ");
+    for expected in [
+        "no route fd09::5/128",
+        "the node has no permanent entry fd09::5",
+        "the pod has no permanent entry fe80::1",
+        "no default route through fe80::1",
+        "not the address fd09::5",
+    ] {
+        assert!(words.contains(expected), "{expected} is not in {words}");
+    }
+    assert!(!words.contains("10.244.0.5") && !words.contains("169.254"), "{words}");
+}
+
+#[test]
+fn a_pass_over_neighbours_leaves_those_of_pods_alone() {
+    let (_node, mut kernel) = node();
+    let space = Space::new();
+    let pod = dual_stack(&space, 5);
+    kernel.wire_pod(&pod).unwrap();
+    assert!(kernel.converge_neighbours(&BTreeSet::new()).unwrap().is_quiet());
+    assert_eq!(kernel.check_pod(&pod).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_pod_that_another_node_still_has_gets_its_routes_later() {
+    let (node, mut kernel) = node();
+    let space = Space::new();
+    let pod = PodLink { routed: false, ..dual_stack(&space, 5) };
+    let elsewhere = ["10.244.0.5/32", "fd09::5/128"].map(|net| Route::blackhole(net.parse().unwrap()));
+    kernel.converge_routes(&elsewhere.into()).unwrap();
+    kernel.wire_pod(&pod).unwrap();
+    assert_eq!(kernel.check_pod(&pod).unwrap(), Vec::<String>::new());
+    assert!(node.ip("route show 10.244.0.5").contains("blackhole"));
+    let routed = PodLink { routed: true, ..pod };
+    assert_eq!(kernel.check_pod(&routed).unwrap().len(), 2);
+    let here = routed.addresses.iter().map(|ip| Route::to_device((*ip).into(), &routed.host_name)).collect();
+    let report = kernel.converge_routes(&here).unwrap();
+    assert!(report.errors.is_empty(), "{report:?}");
+    assert_eq!(kernel.check_pod(&routed).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_route_of_ours_to_the_node_that_had_the_address_before_gives_way() {
+    let (node, mut kernel) = node();
+    let before = ["10.244.0.5/32", "fd09::5/128"].map(|net| Route::blackhole(net.parse().unwrap()));
+    kernel.converge_routes(&before.into()).unwrap();
+    let space = Space::new();
+    let pod = dual_stack(&space, 5);
+    kernel.wire_pod(&pod).unwrap();
+    assert_eq!(kernel.check_pod(&pod).unwrap(), Vec::<String>::new());
+    assert!(!node.ip("route show 10.244.0.5").contains("blackhole"));
+}
+
+#[test]
+fn forwarding_does_not_cost_the_node_the_routers_it_has_learnt() {
+    let (node, _) = node();
+    node.ip("link add eth0 type veth peer name eth1");
+    let value = |setting: Setting| node.run(move || setting.read()).unwrap();
+    assert!(node.run(|| Setting::forward_ipv6("eth0")).unwrap());
+    assert_eq!(value(Setting::Forwarding6), "1");
+    assert_eq!(value(Setting::AcceptRa("eth0".into())), "2");
+    assert_eq!(value(Setting::AcceptRa("eth1".into())), "1");
+    assert!(!node.run(|| Setting::forward_ipv6("eth1")).unwrap(), "who forwards already has decided");
+    assert_eq!(value(Setting::AcceptRa("eth1".into())), "1");
 }
 
 #[test]

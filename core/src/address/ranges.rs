@@ -112,6 +112,13 @@ impl Ranges {
         self.0.iter().any(|range| range.contains(address))
     }
 
+    /// Whether it has an address of this network.
+    pub fn meets(&self, net: IpNet) -> bool {
+        let net = Range::of(net);
+        let from = self.0.partition_point(|range| range.last < net.first);
+        self.0.get(from).is_some_and(|range| range.intersect(&net).is_some())
+    }
+
     /// Every address, lowest first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.0.iter().flat_map(|range| range.addresses())
@@ -135,6 +142,14 @@ impl Ranges {
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.0.iter().chain(&other.0).copied().collect()
+    }
+
+    /// Takes one address out.
+    pub fn remove(&mut self, address: IpAddr) {
+        let Some(at) = self.0.iter().position(|range| range.contains(address)) else { return };
+        let Some(range) = self.0.get(at).copied() else { return };
+        let left = without(&range, &Range { first: address, last: address });
+        self.0.splice(at..=at, left.into_iter().flatten());
     }
 
     /// The smallest set of prefixes with exactly these addresses.
@@ -231,6 +246,12 @@ mod tests {
             prop_assert_eq!(list(&a.intersect(&b)), ma.intersection(&mb).copied().collect::<Vec<_>>());
             prop_assert_eq!(list(&a.union(&b)), ma.union(&mb).copied().collect::<Vec<_>>());
             prop_assert_eq!(a.len(), ma.len() as u128);
+            for gone in &mb {
+                let (mut rest, mut mrest) = (a.clone(), ma.clone());
+                rest.remove(*gone);
+                mrest.remove(gone);
+                prop_assert_eq!(list(&rest), mrest.into_iter().collect::<Vec<_>>());
+            }
             let prefixes = a.prefixes();
             prop_assert_eq!(prefixes.iter().copied().collect::<Ranges>(), a);
         }

@@ -1,265 +1,510 @@
-//! The model: several nodes, one API server, every interleaving that proptest finds. After every step the list of
-//! invariants must hold.
+//! The model: several nodes, one API server, a controller, and every interleaving of what can happen to them. After every
+//! step the list of invariants must hold.
+//!
+//! The API server keeps every revision; a node's watch shows some revision that it moves forward from. A request that was
+//! sent may be carried out at any later time or never, whatever became of who sent it, and its answer may be lost.
 
 use std::collections::BTreeSet;
 
-use proptest::prelude::*;
+use ipnet::IpNet;
 
 use super::*;
-use crate::ipam::allocate::{Decision, Knowledge, allocate};
-use crate::ipam::lease::tests::pool;
-use crate::ipam::{Pool, reclaim};
+use crate::ipam::decide::{Decision, Known, ahead, decide};
+use crate::ipam::duties::{Holder, duties};
+use crate::ipam::lease::{Change, Version, tests::pool};
+use crate::ipam::owner::{Need, Owner};
+use crate::ipam::reclaim::{Gone, reclaim};
+use crate::ipam::{Book, Millis, Pool};
 use crate::labels::Labels;
 
-/// What can happen. Numbers choose among what there is.
+const NODES: usize = 4;
+/// Steps in one history; then the world begins anew.
+const STEPS: usize = 400;
+
+/// A generator of its own, so that a failure is one number and a million steps cost seconds: SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % sides as u64) as usize
+    }
+}
+
+/// A pod that holds addresses, or wants some.
 #[derive(Debug, Clone)]
-enum Step {
-    /// A pod starts on a node.
-    Add(usize),
-    /// A pod of a node ends.
-    Del(usize, usize),
-    /// A node's watch catches up with the API server.
-    Watch(usize),
-    /// A node gives back what it does not use.
-    GiveBack(usize),
-    /// The API server carries out the oldest request that is under way for a node.
-    Deliver(usize),
-    /// The answer to the oldest request is lost; the request itself may still arrive.
-    TimeOut(usize),
-    /// The agent restarts: records stay, everything else is listed again. What is under way may still arrive.
-    Restart(usize),
+struct Pod {
+    container: String,
+    pools: Vec<String>,
+    need: Need,
+    addresses: Vec<(IpAddr, Option<String>)>,
 }
-
-const NODES: usize = 3;
-
-fn step() -> impl Strategy<Value = Step> {
-    let node = 0..NODES;
-    prop_oneof![
-        6 => node.clone().prop_map(Step::Add),
-        4 => (node.clone(), any::<usize>()).prop_map(|(node, which)| Step::Del(node, which)),
-        3 => node.clone().prop_map(Step::Watch),
-        2 => node.clone().prop_map(Step::GiveBack),
-        5 => node.clone().prop_map(Step::Deliver),
-        1 => node.clone().prop_map(Step::TimeOut),
-        1 => node.prop_map(Step::Restart),
-    ]
-}
-
-#[derive(Debug, Clone)]
-enum Request {
-    Create(Lease),
-    Release(Lease, u64),
-    Delete(Lease, u64),
-}
-
-/// A request with the incarnation of the agent that waits for its answer; `None` where nobody does any more.
-type UnderWay = (Request, Option<u64>);
 
 #[derive(Default)]
 struct Node {
     name: String,
-    /// What its watch has seen.
-    seen: BTreeMap<String, Lease>,
-    /// What the API server has confirmed and the watch has not shown yet.
-    claimed: BTreeMap<String, Lease>,
-    untouchable: BTreeSet<String>,
-    held: BTreeMap<IpAddr, String>,
-    under_way: Vec<UnderWay>,
-    incarnation: u64,
+    /// The revision that its watch shows.
+    seen: usize,
+    view: View,
+    book: Book,
+    pods: Vec<Pod>,
+    parked: Vec<Pod>,
+    /// Changes whose answer it waits for, with the request's number.
+    pending: BTreeMap<String, (Change, usize)>,
+    vain: BTreeSet<String>,
+    powered: bool,
+    registered: bool,
 }
 
 struct World {
+    dice: Dice,
+    now: Millis,
     nodes: Vec<Node>,
     pools: BTreeMap<String, Pool>,
-    server: BTreeMap<String, Lease>,
-    /// The uid of each lease object.
-    uids: BTreeMap<String, u64>,
-    objects: u64,
+    /// Every revision of the leases.
+    revisions: Vec<BTreeMap<String, Lease>>,
+    /// Requests that have been sent and neither carried out nor lost, by number, with the index of their sender.
+    flying: BTreeMap<usize, (usize, Change)>,
+    requests: usize,
     containers: usize,
+    owners_gone: BTreeSet<Owner>,
+    statistics: Statistics,
+}
+
+/// What has happened: a model in which nothing happens proves nothing.
+#[derive(Debug, Default)]
+struct Statistics {
+    steps: usize,
+    taken: usize,
+    lent: usize,
+    moved: usize,
+    migrated: usize,
+    late: usize,
 }
 
 impl World {
-    fn new() -> Self {
-        let nodes = (0..NODES).map(|n| Node { name: format!("node-{n}"), ..Node::default() }).collect();
-        let pools = [("p".to_owned(), pool("p", &["10.20.0.0/28", "10.20.1.3/32"], 4))].into();
-        Self { nodes, pools, server: BTreeMap::new(), uids: BTreeMap::new(), objects: 0, containers: 0 }
-    }
-
-    fn take(&mut self, step: &Step) {
-        match step {
-            Step::Add(node) => self.add(*node),
-            Step::Del(node, which) => {
-                let held = &mut self.nodes[*node].held;
-                if let Some(address) = held.keys().nth(which % held.len().max(1)).copied() {
-                    held.remove(&address);
-                }
-            }
-            Step::Watch(node) => self.watch(*node),
-            Step::GiveBack(node) => self.give_back(*node),
-            Step::Deliver(node) => self.deliver(*node),
-            Step::TimeOut(node) => self.time_out(*node),
-            Step::Restart(node) => {
-                let node = &mut self.nodes[*node];
-                node.incarnation += 1;
-                node.claimed.clear();
-                node.untouchable.clear();
-                node.seen = self.server.clone();
-            }
+    fn new(seed: u64) -> Self {
+        let name = |n| format!("node-{n}");
+        let node = |n| Node { name: name(n), powered: true, registered: true, ..Node::default() };
+        // Two pools that overlap, as an administrator's mistake makes them; blocks of several sizes; both families.
+        let mut pools: BTreeMap<_, _> = [
+            pool("p", &["10.20.0.0/28", "10.20.1.3/32"], 4),
+            pool("q", &["10.20.0.12/30", "10.20.2.0/30"], 2),
+            pool("s", &["fd00::/125"], 1),
+            pool("t", &["10.20.2.4/31", "10.20.2.8/31"], 8),
+        ]
+        .map(|pool| (pool.name.clone(), pool))
+        .into();
+        if seed.is_multiple_of(3) {
+            pools.values_mut().for_each(|pool| pool.cooldown = 50);
+        }
+        Self {
+            dice: Dice(seed),
+            now: 0,
+            nodes: (0..NODES).map(node).collect(),
+            pools,
+            revisions: vec![BTreeMap::new()],
+            flying: BTreeMap::new(),
+            requests: 0,
+            containers: 0,
+            owners_gone: BTreeSet::new(),
+            statistics: Statistics::default(),
         }
     }
 
-    fn add(&mut self, index: usize) {
+    fn step(&mut self) -> &'static str {
+        self.statistics.steps += 1;
+        // Clocks of nodes are only ever compared with themselves; this one jumps ahead as it likes.
+        self.now += if self.dice.roll(60) == 0 { 20_000 } else { [0, 1, 7, 60][self.dice.roll(4)] };
+        let node = self.dice.roll(NODES);
+        match self.dice.roll(24) {
+            0..=4 => self.add(node),
+            5..=7 => self.end(node),
+            8..=12 => self.watch(node),
+            13..=15 => self.duty(node),
+            16..=20 => self.deliver(),
+            21 => self.controller(),
+            22 => self.fate(node),
+            _ if self.dice.roll(2) == 0 => self.lose(),
+            _ if self.dice.roll(64) == 0 => self.grow(),
+            _ => self.restart(node),
+        }
+    }
+
+    /// A range grows, so that a larger block lies around one that a node may hold.
+    fn grow(&mut self) -> &'static str {
+        let grown = pool("t", &["10.20.2.4/30", "10.20.2.8/31"], 8);
+        self.pools.insert(grown.name.clone(), grown);
+        (0..NODES).for_each(|node| self.look(node));
+        "grow"
+    }
+
+    fn latest(&self) -> &BTreeMap<String, Lease> {
+        self.revisions.last().unwrap()
+    }
+
+    fn need(&mut self) -> (Vec<String>, Need) {
+        let lists: [&[&str]; 7] =
+            [&["p"], &["q"], &["p", "q"], &["q", "s"], &["s"], &["p", "s"], &["t", "q"]];
+        let list = lists[self.dice.roll(lists.len())].iter().map(|name| (*name).to_owned()).collect();
+        let owner = |kind, name: &str, pod: Option<&str>| Owner {
+            kind,
+            namespace: "n".into(),
+            name: name.into(),
+            pod: pod.map(str::to_owned),
+        };
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let need = match self.dice.roll(10) {
+            0 => Need::Kept(owner(Kind::StatefulSet, "db", Some("db-0"))),
+            1 => Need::Kept(owner(Kind::StatefulSet, "db", Some("db-1"))),
+            2 => Need::Kept(owner(Kind::VirtualMachine, "vm", None)),
+            3 => Need::Fixed(owner(Kind::Deployment, "web", None), vec![ip("10.20.0.1"), ip("10.20.0.6")]),
+            _ => Need::Any,
+        };
+        (list, need)
+    }
+
+    fn add(&mut self, index: usize) -> &'static str {
+        // A pod that waits mostly goes on waiting; now and then its runtime has given up.
+        let again = self.dice.roll(8) > 0;
+        let waits = self.nodes[index].parked.pop().filter(|_| again);
+        let (list, need) = waits.map_or_else(|| self.need(), |pod| (pod.pools, pod.need));
+        self.containers += 1;
+        let container = format!("c{}", self.containers);
+        let node = &self.nodes[index];
+        if !node.powered {
+            return "add";
+        }
+        let known_pending = pending(node);
+        let known = known(node, &self.pools, &known_pending, self.now);
+        let claim = self.pools.get(&list[0]).and_then(|pool| ahead(pool, NODES, known));
+        let decision = decide(&list, &need, known);
+        match decision {
+            Decision::Take(chosen) => {
+                let node = &mut self.nodes[index];
+                for one in &chosen {
+                    assert!(node.book.take(one.address), "{} was held on {}", one.address, node.name);
+                }
+                self.statistics.taken += 1;
+                let addresses = chosen.into_iter().map(|one| (one.address, one.pool)).collect();
+                node.pods.push(Pod { container, pools: list, need, addresses });
+                self.send(index, claim.into_iter().collect());
+            }
+            Decision::Wait { changes, .. } => {
+                let node = &mut self.nodes[index];
+                // What was asked and is asked no more gave nothing.
+                let answered =
+                    |lease: &&Lease| !lease.asks.contains(&node.name) && self.now.is_multiple_of(3);
+                node.vain = node.view.iter().filter(answered).map(|lease| lease.name.clone()).collect();
+                node.parked = vec![Pod { container, pools: list, need, addresses: vec![] }];
+                self.send(index, changes);
+            }
+            Decision::Refuse(_) => self.nodes[index].vain.clear(),
+        }
+        "add"
+    }
+
+    fn end(&mut self, index: usize) -> &'static str {
+        let which = self.dice.roll(4);
         let node = &mut self.nodes[index];
-        let leases = known(node);
-        let held: BTreeSet<_> = node.held.keys().copied().collect();
-        let knowledge = Knowledge {
+        if which < node.pods.len() {
+            let pod = node.pods.swap_remove(which);
+            pod.addresses.iter().for_each(|(ip, _)| node.book.give_back(*ip, self.now));
+        }
+        "end"
+    }
+
+    fn watch(&mut self, index: usize) -> &'static str {
+        let ahead = self.revisions.len() - 1 - self.nodes[index].seen;
+        // Mostly all there is; now and then a watch that lags.
+        let forward = if self.dice.roll(3) == 0 { self.dice.roll(ahead + 1) } else { ahead };
+        if forward > 0 {
+            self.nodes[index].seen += forward;
+            self.look(index);
+        }
+        "watch"
+    }
+
+    fn look(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let leases = &self.revisions[node.seen];
+        node.view = leases.values().cloned().collect();
+        node.book.sync(&node.name, &[], &node.view, &self.pools, self.now);
+    }
+
+    fn duty(&mut self, index: usize) -> &'static str {
+        let node = &self.nodes[index];
+        if !node.powered {
+            return "duty";
+        }
+        let expected: Vec<_> = node
+            .parked
+            .iter()
+            .filter_map(|pod| match &pod.need {
+                Need::Kept(owner) | Need::Fixed(owner, _) => Some(owner.clone()),
+                Need::Any | Need::Impossible(_) => None,
+            })
+            .collect();
+        let changes = duties(Holder {
             node: &node.name,
-            node_labels: &Labels::new(),
-            node_cidrs: &[],
             pools: &self.pools,
-            leases: &leases,
-            untouchable: &node.untouchable,
-            held: &held,
-        };
-        match allocate(&["p".to_owned()], knowledge) {
-            Decision::Take { address, .. } => {
-                self.containers += 1;
-                node.held.insert(address, format!("c{}", self.containers));
-            }
-            Decision::Claim(lease) => {
-                node.untouchable.insert(lease.name.clone());
-                node.under_way.push((Request::Create(lease), Some(node.incarnation)));
-            }
-            Decision::Refuse(_) => {}
-        }
+            view: &node.view,
+            book: &node.book,
+            nodes: NODES,
+            pending: &pending(node),
+            expected: &expected,
+            now: self.now,
+        });
+        self.send(index, changes);
+        "duty"
     }
 
-    fn watch(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
-        node.seen = self.server.clone();
-        node.claimed.retain(|name, _| !node.seen.contains_key(name));
-        // What is under way, and what is being returned until it is seen to be gone, stays untouchable.
-        let awaited: BTreeSet<_> = node.under_way.iter().map(|(request, _)| named(request).clone()).collect();
-        let returning = |name: &String| node.seen.get(name).is_some_and(|lease| lease.node == node.name);
-        node.untouchable.retain(|name| awaited.contains(name) || returning(name));
-    }
-
-    fn give_back(&mut self, index: usize) {
-        let uids = self.uids.clone();
-        let node = &mut self.nodes[index];
-        let held: BTreeSet<_> = node.held.keys().copied().collect();
-        let leases: BTreeMap<_, _> =
-            known(node).into_iter().filter(|(name, _)| !node.untouchable.contains(name)).collect();
-        for lease in reclaim::unused(&node.name, &leases, &held) {
-            // The agent looks the object up first; without one there is nothing to give back.
-            let Some(uid) = uids
-                .get(&lease.name)
-                .filter(|_| self.server.get(&lease.name).is_some_and(|l| l.node == node.name))
-            else {
+    fn send(&mut self, index: usize, changes: Vec<Change>) {
+        for change in changes {
+            let name = change.lease().name.clone();
+            if self.nodes.get(index).is_some_and(|node| node.pending.contains_key(&name)) {
                 continue;
-            };
-            node.untouchable.insert(lease.name.clone());
-            node.under_way.push((Request::Release(lease.clone(), *uid), Some(node.incarnation)));
+            }
+            self.requests += 1;
+            self.flying.insert(self.requests, (index, change.clone()));
+            if let Some(node) = self.nodes.get_mut(index) {
+                node.pending.insert(name, (change, self.requests));
+            }
         }
     }
 
-    /// The agent hears that its oldest request failed: a claim may be asked for again, a return is repeated.
-    fn time_out(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
-        let Some((request, waits)) =
-            node.under_way.first_mut().filter(|(_, waits)| *waits == Some(node.incarnation))
-        else {
-            return;
-        };
-        *waits = None;
-        let repeated = match request {
-            Request::Create(_) => return,
-            Request::Release(lease, uid) | Request::Delete(lease, uid) => {
-                Request::Release(lease.clone(), *uid)
+    /// Any request that is under way arrives, in whatever order.
+    fn deliver(&mut self) -> &'static str {
+        let which = self.dice.roll(self.flying.len().max(1));
+        let Some(number) = self.flying.keys().nth(which).copied() else { return "deliver" };
+        let (sender, change) = self.flying.remove(&number).unwrap();
+        if self.carry_out(&change) {
+            self.count(&change);
+        }
+        if let Some(node) = self.nodes.get_mut(sender) {
+            if node.pending.values().any(|(_, waits)| *waits == number) {
+                // The answer; it tells nothing that the watch will not show.
+                node.pending.retain(|_, (_, waits)| *waits != number);
+            } else {
+                self.statistics.late += 1;
             }
-        };
-        node.under_way.push((repeated, Some(node.incarnation)));
+        }
+        "deliver"
     }
 
-    fn deliver(&mut self, index: usize) {
+    fn carry_out(&mut self, change: &Change) -> bool {
+        let mut leases = self.latest().clone();
+        let lease = change.lease();
+        let same = leases.get(&lease.name).map(|found| found.version == lease.version);
+        match change {
+            Change::Create(_) if same.is_none() => {
+                let version =
+                    Version { uid: self.requests.to_string(), resource: self.revisions.len().to_string() };
+                leases.insert(lease.name.clone(), Lease { version, ..lease.clone() });
+            }
+            Change::Replace(_) if same == Some(true) => {
+                let version = Version { resource: self.revisions.len().to_string(), ..lease.version.clone() };
+                leases.insert(lease.name.clone(), Lease { version, ..lease.clone() });
+            }
+            Change::Delete(_) if same == Some(true) => {
+                leases.remove(&lease.name);
+            }
+            Change::Create(_) | Change::Replace(_) | Change::Delete(_) => return false,
+        }
+        self.revisions.push(leases);
+        true
+    }
+
+    fn count(&mut self, change: &Change) {
+        let lease = change.lease();
+        let before = self.revisions.iter().rev().nth(1).and_then(|leases| leases.get(&lease.name));
+        let moved = before.is_some_and(|before| before.node != lease.node && lease.node.is_some());
+        self.statistics.lent +=
+            usize::from(matches!(change, Change::Replace(_)) && lease.granted && lease.owner.is_none());
+        self.statistics.moved += usize::from(moved);
+        self.statistics.migrated += usize::from(lease.second.is_some());
+    }
+
+    /// An answer does not come: the sender goes on without it. The request itself may still arrive.
+    fn lose(&mut self) -> &'static str {
+        let node = self.dice.roll(NODES);
+        let node = &mut self.nodes[node];
+        if let Some(name) = node.pending.keys().next().cloned() {
+            node.pending.remove(&name);
+        }
+        "lose"
+    }
+
+    /// The agent dies and starts again: records stay, everything else is listed anew.
+    fn restart(&mut self, index: usize) -> &'static str {
+        let latest = self.revisions.len() - 1;
         let node = &mut self.nodes[index];
-        if node.under_way.is_empty() {
-            return;
+        node.pending.clear();
+        node.vain.clear();
+        node.parked.clear();
+        node.book = Book::default();
+        for (ip, _) in node.pods.iter().flat_map(|pod| &pod.addresses) {
+            assert!(node.book.take(*ip));
         }
-        let (request, waits) = node.under_way.remove(0);
-        let heard = waits == Some(node.incarnation);
-        let same = |name: &String, uid: u64| self.uids.get(name) == Some(&uid);
-        match request {
-            Request::Create(lease) => {
-                if !self.server.contains_key(&lease.name) {
-                    self.objects += 1;
-                    self.uids.insert(lease.name.clone(), self.objects);
-                    self.server.insert(lease.name.clone(), lease.clone());
-                    if heard {
-                        node.untouchable.remove(&lease.name);
-                        node.claimed.insert(lease.name.clone(), lease);
-                    }
+        node.seen = latest;
+        self.look(index);
+        "restart"
+    }
+
+    /// The controller, with a look at the API server that may be old.
+    fn controller(&mut self) -> &'static str {
+        let back = self.dice.roll(self.revisions.len().min(6));
+        let view = self.revisions[self.revisions.len() - 1 - back].values().cloned().collect();
+        let gone: BTreeSet<_> =
+            self.nodes.iter().filter(|node| !node.registered).map(|node| node.name.clone()).collect();
+        let changes = reclaim(&view, Gone { nodes: &gone, owners: &self.owners_gone });
+        self.send(NODES, changes);
+        "controller"
+    }
+
+    /// Power goes and comes back; a Node object goes once its machine is off. Owners go and are made again.
+    fn fate(&mut self, index: usize) -> &'static str {
+        match self.dice.roll(8) {
+            0 => {
+                let node = &mut self.nodes[index];
+                node.powered = false;
+                node.pods.clear();
+                node.book = Book::default();
+            }
+            1 if !self.nodes[index].powered => self.nodes[index].registered = false,
+            2..=5 if !self.nodes[index].powered => {
+                let node = &mut self.nodes[index];
+                (node.powered, node.registered) = (true, true);
+                self.restart(index);
+            }
+            6 => {
+                let db = Owner {
+                    kind: Kind::StatefulSet,
+                    namespace: "n".into(),
+                    name: "db".into(),
+                    pod: Some("db-0".into()),
+                };
+                if !self.owners_gone.remove(&db) {
+                    self.owners_gone.insert(db);
                 }
             }
-            Request::Release(lease, uid) => {
-                if same(&lease.name, uid) {
-                    self.server.entry(lease.name.clone()).and_modify(|found| found.released = true);
-                }
-                // Only who has heard that the lease is released goes on to delete it.
-                if heard {
-                    node.under_way.push((Request::Delete(lease, uid), waits));
-                }
-            }
-            Request::Delete(lease, uid) => {
-                if same(&lease.name, uid) {
-                    self.server.remove(&lease.name);
-                    self.uids.remove(&lease.name);
-                }
-                if heard {
-                    node.claimed.remove(&lease.name);
-                }
-            }
+            _ => {}
         }
+        "fate"
     }
 
     fn snapshot(&self) -> Snapshot {
         let held = self.nodes.iter().flat_map(|node| {
-            node.held.iter().map(|(address, container)| Held {
-                node: node.name.clone(),
-                container: container.clone(),
-                address: *address,
-                pool: Some("p".into()),
+            node.pods.iter().flat_map(|pod| {
+                pod.addresses.iter().map(|(address, pool)| Held {
+                    node: node.name.clone(),
+                    container: pod.container.clone(),
+                    address: *address,
+                    pool: pool.clone(),
+                })
             })
         });
-        Snapshot { leases: self.server.clone(), held: held.collect() }
+        Snapshot { leases: self.latest().clone(), held: held.collect() }
+    }
+
+    /// Everything that is under way arrives, every watch catches up, every duty is done, until nothing changes any more.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            self.now += 30_000;
+            for index in 0..NODES {
+                let node = &mut self.nodes[index];
+                node.parked.clear();
+                node.pending.clear();
+                node.seen = self.revisions.len() - 1;
+                self.look(index);
+                self.duty(index);
+            }
+            self.controller();
+            while !self.flying.is_empty() {
+                self.deliver();
+            }
+        }
     }
 }
 
-fn named(request: &Request) -> &String {
-    let (Request::Create(lease) | Request::Release(lease, _) | Request::Delete(lease, _)) = request;
-    &lease.name
+fn pending(node: &Node) -> BTreeMap<String, Change> {
+    node.pending.iter().map(|(name, (change, _))| (name.clone(), change.clone())).collect()
 }
 
-fn known(node: &Node) -> BTreeMap<String, Lease> {
-    node.seen.iter().chain(&node.claimed).map(|(name, lease)| (name.clone(), lease.clone())).collect()
+fn known<'a>(
+    node: &'a Node,
+    pools: &'a BTreeMap<String, Pool>,
+    pending: &'a BTreeMap<String, Change>,
+    now: Millis,
+) -> Known<'a> {
+    static NO_LABELS: Labels = Labels::new();
+    Known {
+        node: &node.name,
+        labels: &NO_LABELS,
+        cidrs: &[],
+        pools,
+        view: &node.view,
+        book: &node.book,
+        pending,
+        vain: &node.vain,
+        now,
+    }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1200, ..ProptestConfig::default() })]
-    #[test]
-    fn no_interleaving_gives_one_address_to_two_pods(steps in prop::collection::vec(step(), 1..200)) {
-        let mut world = World::new();
-        for step in &steps {
-            world.take(step);
+/// How many steps; the issue asks for a million in CI.
+const BUDGET: usize = 1_000_000;
+
+#[test]
+fn no_interleaving_gives_one_address_to_two_pods() {
+    let mut all = Statistics::default();
+    for seed in 0..(BUDGET / STEPS) as u64 {
+        let mut world = World::new(seed);
+        for number in 0..STEPS {
+            let step = world.step();
             let violations = check(&world.snapshot());
-            prop_assert!(violations.is_empty(), "after {step:?}: {}", violations[0]);
+            assert!(violations.is_empty(), "seed {seed}, step {number} ({step}): {}", violations[0]);
         }
+        let one = world.statistics;
+        all.steps += one.steps;
+        all.taken += one.taken;
+        all.lent += one.lent;
+        all.moved += one.moved;
+        all.migrated += one.migrated;
+        all.late += one.late;
+    }
+    assert_eq!(all.steps, BUDGET);
+    let happened = [all.taken, all.lent, all.moved, all.migrated, all.late];
+    assert!(happened.iter().all(|count| *count > 400), "the model does too little: {all:?}");
+}
+
+#[test]
+fn whatever_happened_all_addresses_can_be_given_again_in_the_end() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        (0..STEPS).for_each(|_| {
+            world.step();
+        });
+        for node in &mut world.nodes {
+            node.pods.clear();
+            (node.powered, node.registered) = (true, true);
+        }
+        (0..NODES).for_each(|node| {
+            world.restart(node);
+        });
+        let sent = world.flying.values().map(|(_, change)| change.lease());
+        world.owners_gone =
+            world.latest().values().chain(sent).filter_map(|lease| lease.owner.clone()).collect();
+        world.settle();
+        assert!(world.latest().is_empty(), "seed {seed}: {:#?}", world.latest());
     }
 }
 
 #[test]
 fn what_must_never_be_is_found() {
-    let lease = Lease::new("p", "10.20.0.0/30".parse().unwrap(), "node-1");
+    let lease = Lease::new("p", "10.20.0.0/30".parse::<IpNet>().unwrap(), "node-1");
     let held = |container: &str, address: &str| Held {
         node: "node-1".into(),
         container: container.into(),
@@ -267,13 +512,16 @@ fn what_must_never_be_is_found() {
         pool: Some("p".into()),
     };
     let mut snapshot = Snapshot {
-        leases: [(lease.name.clone(), lease.clone())].into(),
+        leases: [(lease.name.clone(), lease)].into(),
         held: vec![held("a", "10.20.0.1"), held("b", "10.20.0.2")],
     };
     assert!(check(&snapshot).is_empty());
     snapshot.held = vec![held("a", "10.20.0.1"), held("b", "10.20.0.1"), held("c", "10.20.9.9")];
-    let wide = Lease::new("q", "10.20.0.0/16".parse().unwrap(), "node-2");
+    let wide = Lease::new("q", "10.99.0.0/16".parse::<IpNet>().unwrap(), "node-2");
     snapshot.leases.insert("misnamed".into(), wide);
+    let away = Lease { granted: true, ..Lease::single("p", "10.20.0.2".parse().unwrap(), "node-2", None) };
+    snapshot.leases.insert(away.name.clone(), away);
+    snapshot.held.push(held("d", "10.20.0.2"));
     let found: Vec<_> = check(&snapshot).iter().map(ToString::to_string).collect();
     assert_eq!(found.len(), 4, "{found:?}");
 }

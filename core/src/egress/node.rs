@@ -52,7 +52,7 @@ pub fn duty(known: Knowledge<'_>) -> Duty {
         }
     }
     for (pod, egress) in known.pods {
-        if let Some(mark) = mark(known, &numbers, egress) {
+        if let Some(mark) = mark(known, &numbers, *pod, egress) {
             duty.marks.insert(*pod, mark);
         }
     }
@@ -63,9 +63,18 @@ pub fn duty(known: Knowledge<'_>) -> Duty {
 }
 
 /// The mark of a pod that this Egress selects. `None`: its packets leave as if it were not selected, which happens only
-/// where its Egress says so.
-fn mark(known: Knowledge<'_>, numbers: &BTreeMap<String, GatewayNumber>, egress: &str) -> Option<Mark> {
+/// where its Egress says so. A pod's address of a family that the Egress has no address of has no way out at all: nothing
+/// will become available there, and every source it could leave with is a wrong one.
+fn mark(
+    known: Knowledge<'_>,
+    numbers: &BTreeMap<String, GatewayNumber>,
+    pod: IpAddr,
+    egress: &str,
+) -> Option<Mark> {
     let Some(egress) = known.egresses.get(egress) else { return Some(Mark::BLOCK) };
+    if egress.address.is_some_and(|address| address.is_ipv4() != pod.is_ipv4()) {
+        return Some(Mark::BLOCK);
+    }
     let way_out = || {
         let (id, address) = (egress.id?, egress.address?);
         let owner = known.owners.get(&address)?;
@@ -175,6 +184,18 @@ mod tests {
         assert_eq!(unknown.duty().marks[&POD], Mark::BLOCK);
         unknown.egresses.clear();
         assert_eq!(unknown.duty().marks[&POD], Mark::BLOCK);
+    }
+
+    #[test]
+    fn the_address_of_a_family_that_the_egress_has_none_of_is_blocked() {
+        let six: IpAddr = "fd20::5".parse().unwrap();
+        for on_unavailable in [OnUnavailable::Drop, OnUnavailable::NodeAddress] {
+            let mut world = World::new(Some("node-1"));
+            world.pods.insert(six, "erp".into());
+            world.egresses.get_mut("erp").unwrap().on_unavailable = on_unavailable;
+            let marks = world.duty().marks;
+            assert_eq!((marks[&POD].value(), marks[&six]), (5, Mark::BLOCK));
+        }
     }
 
     #[test]

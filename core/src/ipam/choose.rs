@@ -1,8 +1,8 @@
 //! Which pools a pod may take its address from, and in which order.
 //!
-//! A Pod's own list beats its Namespace's, and that beats the pools whose selector matches the Namespace. Whoever writes
-//! Pods in a namespace is not the one who says which pools the namespace may use: a Pod's list can choose among the pools
-//! its namespace was given, and no others.
+//! A network's own list beats the Pod's, that beats its Namespace's, and that the pools whose selector matches the
+//! Namespace. Whoever writes Pods or networks in a namespace is not the one who says which pools the namespace may use:
+//! their lists can choose among the pools that the namespace was given, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,8 @@ pub struct Asker<'a> {
     pub namespace_pools: &'a [String],
     /// The pools that the pod's annotation lists.
     pub pod_pools: &'a [String],
+    /// The pools that the network's configuration lists.
+    pub network_pools: &'a [String],
 }
 
 /// Why no pool can be chosen.
@@ -54,21 +56,26 @@ pub fn choose(asker: Asker<'_>, pools: &BTreeMap<String, Pool>) -> Result<Vec<St
     let matching = || {
         let matches =
             |pool: &&Pool| pool.namespaces.as_ref().is_some_and(|s| s.matches(asker.namespace_labels));
-        pools.values().filter(matches).map(|pool| pool.name.clone())
+        pools.values().filter(matches)
     };
-    for (list, by) in [(asker.pod_pools, "the Pod"), (asker.namespace_pools, "the Namespace")] {
+    let network = (asker.network_pools, "the network's configuration");
+    let lists = [network, (asker.pod_pools, "the Pod"), (asker.namespace_pools, "the Namespace")];
+    for (list, by) in lists {
         if let Some(pool) = list.iter().find(|pool| !pools.contains_key(*pool)) {
             return Err(Refusal::Unknown { pool: pool.clone(), by });
         }
     }
-    if asker.pod_pools.is_empty() {
+    let asked = [asker.network_pools, asker.pod_pools].into_iter().find(|list| !list.is_empty());
+    let Some(asked) = asked else {
+        let default = matching().filter(|pool| !pool.on_request).map(|pool| pool.name.clone());
         let listed = asker.namespace_pools;
-        return Ok(if listed.is_empty() { matching().collect() } else { listed.to_vec() });
-    }
-    let given: BTreeSet<String> = asker.namespace_pools.iter().cloned().chain(matching()).collect();
-    match asker.pod_pools.iter().find(|pool| !given.contains(*pool)) {
+        return Ok(if listed.is_empty() { default.collect() } else { listed.to_vec() });
+    };
+    let matching = matching().map(|pool| pool.name.clone());
+    let given: BTreeSet<String> = asker.namespace_pools.iter().cloned().chain(matching).collect();
+    match asked.iter().find(|pool| !given.contains(*pool)) {
         Some(pool) => Err(Refusal::NotGiven { pool: pool.clone(), namespace: asker.namespace.to_owned() }),
-        None => Ok(asker.pod_pools.to_vec()),
+        None => Ok(asked.to_vec()),
     }
 }
 
@@ -85,7 +92,10 @@ mod tests {
             .map(|name| ((*name).to_owned(), pool(name, &["10.0.0.0/24"], 16)))
             .collect();
         let selector = Selector { match_labels: labels.clone(), ..Selector::default() };
-        pools.get_mut("erp").unwrap().namespaces = Some(selector);
+        pools.get_mut("erp").unwrap().namespaces = Some(selector.clone());
+        let kept_apart =
+            Pool { namespaces: Some(selector), on_request: true, ..pool("backup", &["10.1.0.0/24"], 16) };
+        pools.insert("backup".into(), kept_apart);
         let own = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let (namespace_pools, pod_pools) = (own(namespace_pools), own(pod_pools));
         let asker = Asker {
@@ -93,8 +103,15 @@ mod tests {
             namespace_labels: &labels,
             namespace_pools: &namespace_pools,
             pod_pools: &pod_pools,
+            network_pools: &[],
         };
         choose(asker, &pools)
+    }
+
+    #[test]
+    fn a_pool_on_request_is_got_by_naming_it_and_not_otherwise() {
+        assert_eq!(ask(&[], &[]).unwrap(), ["erp"]);
+        assert_eq!(ask(&[], &["backup"]).unwrap(), ["backup"]);
     }
 
     #[test]

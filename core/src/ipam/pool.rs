@@ -4,29 +4,75 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::Millis;
 use crate::address::{Range, Ranges};
 use crate::labels::Selector;
 
 /// How many addresses a block has where the pool does not say.
 pub const LEASE_SIZE: u32 = 16;
 
+/// How long an address rests where the pool does not say: longer than a peer's connection attempt or a cached answer of a
+/// name server usually lives.
+pub const COOLDOWN: Millis = 5_000;
+
 /// A pool of pod addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     /// Its name.
     pub name: String,
-    /// The addresses that pods may get.
+    /// The pool's ranges; blocks lie inside them, so that those of pools that share a cell of the grid never meet.
+    pub ranges: Ranges,
+    /// Of these, the addresses that pods may get.
     pub usable: Ranges,
     /// Addresses in a block; a power of two, 1 to 65536.
     pub lease_size: u32,
     /// Nodes that may hold blocks.
     pub nodes: Selector,
-    /// Namespaces that get the pool without naming it.
+    /// Namespaces that may use the pool, and that get it without naming it unless it is `on_request`.
     pub namespaces: Option<Selector>,
+    /// Only who names the pool gets it.
+    pub on_request: bool,
     /// With which source address connections leave the cluster.
     pub outbound: Outbound,
     /// Whether it gives addresses.
     pub enabled: bool,
+    /// Whether StatefulSets and virtual machines keep their addresses.
+    pub keeps: bool,
+    /// How long an address is not given again after its release, in milliseconds.
+    pub cooldown: Millis,
+    /// How long an address is kept after its owner is gone, in milliseconds.
+    pub retention: Millis,
+    /// When it was created, in seconds since 1970: of two pools with one address the older gives it.
+    pub created: i64,
+    /// Gateway and prefix length of the subnet, where the addresses are part of one that others share.
+    pub subnet: Option<(IpAddr, u8)>,
+}
+
+impl Pool {
+    /// A pool of these addresses with every default.
+    pub fn new(name: &str, usable: Ranges) -> Self {
+        Self {
+            name: name.to_owned(),
+            ranges: usable.clone(),
+            usable,
+            lease_size: LEASE_SIZE,
+            nodes: Selector::default(),
+            namespaces: None,
+            on_request: false,
+            outbound: Outbound::default(),
+            enabled: true,
+            keeps: true,
+            cooldown: COOLDOWN,
+            retention: 0,
+            created: 0,
+            subnet: None,
+        }
+    }
+
+    /// Whether it has an address of that family.
+    pub fn serves(&self, ipv4: bool) -> bool {
+        self.usable.ranges().iter().any(|range| range.first().is_ipv4() == ipv4)
+    }
 }
 
 /// With which source address connections leave the cluster where no Egress selects the pod.

@@ -10,7 +10,7 @@ use std::{
 };
 
 pub(crate) use observe::Names;
-pub(crate) use vxlan::up;
+pub(crate) use vxlan::{delete, up};
 
 /// A device's hardware address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -37,11 +37,20 @@ impl Kernel {
             && view.gbp == desired.gbp
             && !view.learning;
         if !same {
-            self.delete_link(&found)?;
+            self.route.execute(delete(&found))?;
             self.create(desired)?;
             return Ok(Ensured::Recreated);
         }
         self.adjust(&found, desired)
+    }
+
+    /// Sets the node's end of a pod's link up, where somebody set it down.
+    pub fn set_pod_link_up(&mut self, link: &Link) -> Result<()> {
+        if !link.name.starts_with(own::POD_LINK_PREFIX) {
+            let reason = format!("the name does not begin with {}", own::POD_LINK_PREFIX);
+            return Err(Error::NotOurs { name: link.name.clone(), reason });
+        }
+        self.route.execute(up(link.index, &link.name))
     }
 
     /// Deletes a device of ours by name. Returns whether it existed.
@@ -51,7 +60,7 @@ impl Kernel {
             return Err(Error::NotOurs { name: name.to_owned(), reason });
         }
         let Some(found) = self.link(name)? else { return Ok(false) };
-        self.delete_link(&found)?;
+        self.route.execute(delete(&found))?;
         Ok(true)
     }
 
@@ -96,13 +105,6 @@ impl Kernel {
         self.route.execute(Request { what, flags: 0, message: RouteNetlinkMessage::SetLink(message) })?;
         Ok(Ensured::Changed)
     }
-
-    pub(crate) fn delete_link(&mut self, found: &Link) -> Result<()> {
-        let mut message = LinkMessage::default();
-        message.header.index = found.index;
-        let what = format!("delete device {}", found.name);
-        self.route.execute(Request { what, flags: 0, message: RouteNetlinkMessage::DelLink(message) })
-    }
 }
 
 fn attributes(desired: &Vxlan) -> Vec<InfoVxlan> {
@@ -119,6 +121,14 @@ fn attributes(desired: &Vxlan) -> Vec<InfoVxlan> {
         attributes.push(InfoVxlan::Gbp);
     }
     attributes
+}
+
+/// The request that deletes a device.
+pub(crate) fn delete(found: &Link) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = found.index;
+    let what = format!("delete device {}", found.name);
+    Request { what, flags: 0, message: RouteNetlinkMessage::DelLink(message) }
 }
 
 /// The request that sets a device up.

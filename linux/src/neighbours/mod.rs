@@ -48,10 +48,12 @@ impl Display for Fdb {
 }
 
 impl Kernel {
-    /// Makes the set of our neighbour entries, on all devices, exactly `desired`.
+    /// Makes the set of our neighbour entries, on all devices but pods' links, exactly `desired`. Those on a pod's link
+    /// are made with it and go with it.
     pub fn converge_neighbours(&mut self, desired: &BTreeSet<Neighbour>) -> Result<Report> {
         let names = self.names()?;
-        let observed = self.neighbours_by(&names)?;
+        let mut observed = self.neighbours_by(&names)?;
+        observed.retain(|one| !one.dev.starts_with(own::POD_LINK_PREFIX));
         let plan = Plan::between(desired, &observed, |one| (one.dev.clone(), one.ip));
         self.apply_neighbours(&plan, &names)
     }

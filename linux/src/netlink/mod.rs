@@ -5,9 +5,13 @@
 //! belongs to the network namespace of the thread that opened it, wherever it is used afterwards.
 
 mod ack;
+mod attributes;
 mod frames;
 
-use std::{io::IoSlice, os::fd::AsRawFd};
+use std::{
+    io::IoSlice,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -20,8 +24,8 @@ use nix::{
     },
 };
 
-#[cfg(feature = "nft")]
 use ack::Refusal;
+pub(crate) use attributes::{Attributes, FAMILY_HEADER, netfilter_message};
 pub(crate) use frames::Frame;
 use frames::{Body, Frames};
 
@@ -77,6 +81,17 @@ impl Connection {
         // Answers come within the request's own system call; this ends a wait that could never end.
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(10, 0)).map_err(sys)?;
         Ok(Self { socket, sequence: 0, received: vec![0; RECEIVE] })
+    }
+
+    /// Hears from now on what the kernel tells everyone in this multicast group.
+    pub fn subscribe(&mut self, group: u32) -> Result<()> {
+        let io = |source| Error::system(format!("join netlink group {group}"), source);
+        self.socket.add_membership(group).map_err(io)
+    }
+
+    /// Whether one of the messages that have arrived is wanted; waits for none.
+    pub fn heard(&mut self, wanted: impl Fn(&Frame<'_>) -> bool) -> Result<bool> {
+        Ok(self.receive(MsgFlags::MSG_DONTWAIT)?.any(|frame| wanted(&frame)))
     }
 
     /// Sends all requests and reads all acknowledgements. Every request is tried, whatever becomes of
@@ -224,7 +239,6 @@ impl Connection {
 
     /// Acknowledgements that have arrived already, without waiting for more: how many, and the refusals
     /// among them with their sequence numbers.
-    #[cfg(feature = "nft")]
     pub fn answers_so_far(&mut self) -> Result<(usize, Vec<(u32, Refusal)>)> {
         let (mut answers, mut refusals) = (0, Vec::new());
         loop {
@@ -270,6 +284,12 @@ impl Connection {
         if let Some(room) = bytes.get_mut(start..) {
             message.serialize(room);
         }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Rules into the kernel's register programs. Pure: the same rule always gives the same program, whose
 //! hash in the rule's comment tells after a restart whether the rule is still the one we made.
 //!
-//! Register 1 holds what is looked at; where a pair is looked up, it is in two consecutive words.
+//! Register 1 holds what is looked at; where several things are looked up at once, they are in consecutive words.
 
 use std::{
     ffi::{CStr, CString},
@@ -17,9 +17,12 @@ use crate::{Error, Result};
 const COMMENT: usize = 100;
 const REGISTER: u32 = libc::NFT_REG_1 as u32;
 const SCRATCH: u32 = libc::NFT_REG_2 as u32;
-const WORD_1: u32 = libc::NFT_REG32_01 as u32;
+/// The first word of [`REGISTER`]; the others follow.
+const WORDS: u32 = libc::NFT_REG32_00 as u32;
 const NO_MARK: [u8; 4] = [0; 4];
 const NO_DEVICE: [u8; 4] = [0; 4];
+/// `RTN_LOCAL`, a type of addresses.
+const LOCAL: u32 = 2;
 /// `ct state` bits.
 const INVALID: u32 = 1;
 const UNTRACKED: u32 = 64;
@@ -123,8 +126,18 @@ impl Context<'_> {
             }
             Match::MarkAndSourceIn { mask, set, negate } => {
                 out.extend([meta(libc::NFT_META_MARK), bits(*mask, REGISTER)]);
-                out.push(self.address(Side::Source, WORD_1)?);
+                out.push(self.address(Side::Source, WORDS + 1)?);
                 out.push(contained(set, *negate, REGISTER)?);
+            }
+            Match::SourceAndDestinationIn(set) => {
+                out.push(self.address(Side::Source, REGISTER)?);
+                out.push(self.address(Side::Destination, WORDS + self.address_words()?)?);
+                out.push(contained(set, false, REGISTER)?);
+            }
+            Match::ToThisNode => {
+                self.needed_family()?;
+                out.push(destination_type());
+                out.push(compare(true, LOCAL.to_ne_bytes().to_vec()));
             }
         }
         Ok(())
@@ -156,6 +169,15 @@ impl Context<'_> {
                     ],
                 });
             }
+            Action::DnatFromPort(map) => {
+                out.extend(protocol_and_port(WORDS));
+                out.extend([looked_up(map, REGISTER)?, self.destination_nat()?]);
+            }
+            Action::DnatFromAddressAndPort(map) => {
+                out.push(self.address(Side::Destination, REGISTER)?);
+                out.extend(protocol_and_port(WORDS + self.address_words()?));
+                out.extend([looked_up(map, REGISTER)?, self.destination_nat()?]);
+            }
             Action::Masquerade => out.push(Expr { name: c"masq", attributes: vec![] }),
             Action::Drop => out.push(verdict(libc::NF_DROP)),
             Action::Accept => out.push(verdict(libc::NF_ACCEPT)),
@@ -165,6 +187,27 @@ impl Context<'_> {
 
     fn needed_family(&self) -> Result<Family> {
         self.family.ok_or_else(|| self.unsuitable("a rule that looks at addresses needs a family"))
+    }
+
+    /// How many words an address fills.
+    fn address_words(&self) -> Result<u32> {
+        Ok(match self.needed_family()? {
+            Family::V4 => 1,
+            Family::V6 => 4,
+        })
+    }
+
+    /// To the address in [`REGISTER`] and the port in the word after it.
+    fn destination_nat(&self) -> Result<Expr> {
+        Ok(Expr {
+            name: c"nat",
+            attributes: vec![
+                (nl::NFTNL_EXPR_NAT_TYPE, Number(libc::NFT_NAT_DNAT as u32)),
+                (nl::NFTNL_EXPR_NAT_FAMILY, Number(u32::from(nfproto(self.needed_family()?)))),
+                (nl::NFTNL_EXPR_NAT_REG_ADDR_MIN, Number(REGISTER)),
+                (nl::NFTNL_EXPR_NAT_REG_PROTO_MIN, Number(WORDS + self.address_words()?)),
+            ],
+        })
     }
 
     fn address(&self, side: Side, register: u32) -> Result<Expr> {
@@ -214,9 +257,29 @@ fn nfproto(family: Family) -> u8 {
 }
 
 fn meta(key: libc::c_int) -> Expr {
+    meta_into(key, REGISTER)
+}
+
+fn meta_into(key: libc::c_int, register: u32) -> Expr {
     let attributes =
-        vec![(nl::NFTNL_EXPR_META_KEY, Number(key as u32)), (nl::NFTNL_EXPR_META_DREG, Number(REGISTER))];
+        vec![(nl::NFTNL_EXPR_META_KEY, Number(key as u32)), (nl::NFTNL_EXPR_META_DREG, Number(register))];
     Expr { name: c"meta", attributes }
+}
+
+/// The transport protocol into this word, its destination port into the next.
+fn protocol_and_port(word: u32) -> [Expr; 2] {
+    const DESTINATION_PORT: (u32, u32) = (2, 2);
+    let (offset, length) = DESTINATION_PORT;
+    let port = Expr {
+        name: c"payload",
+        attributes: vec![
+            (nl::NFTNL_EXPR_PAYLOAD_DREG, Number(word + 1)),
+            (nl::NFTNL_EXPR_PAYLOAD_BASE, Number(libc::NFT_PAYLOAD_TRANSPORT_HEADER as u32)),
+            (nl::NFTNL_EXPR_PAYLOAD_OFFSET, Number(offset)),
+            (nl::NFTNL_EXPR_PAYLOAD_LEN, Number(length)),
+        ],
+    };
+    [meta_into(libc::NFT_META_L4PROTO, word), port]
 }
 
 fn ct(key: libc::c_int) -> Expr {
@@ -277,6 +340,20 @@ fn route_back() -> Expr {
             (nl::NFTNL_EXPR_FIB_DREG, Number(REGISTER)),
             (nl::NFTNL_EXPR_FIB_RESULT, Number(DEVICE_NUMBER)),
             (nl::NFTNL_EXPR_FIB_FLAGS, Number(SOURCE | SAME_DEVICE)),
+        ],
+    }
+}
+
+/// What kind of address the destination is, as routing sees it.
+fn destination_type() -> Expr {
+    const DESTINATION: u32 = 2;
+    const TYPE: u32 = 3;
+    Expr {
+        name: c"fib",
+        attributes: vec![
+            (nl::NFTNL_EXPR_FIB_DREG, Number(REGISTER)),
+            (nl::NFTNL_EXPR_FIB_RESULT, Number(TYPE)),
+            (nl::NFTNL_EXPR_FIB_FLAGS, Number(DESTINATION)),
         ],
     }
 }

@@ -31,6 +31,10 @@ pub enum Key {
     MarkedAddress(u32, IpAddr),
     /// All addresses from the first to the last, both included.
     Range(IpAddr, IpAddr),
+    /// Two addresses: source and destination.
+    Pair(IpAddr, IpAddr),
+    /// A protocol's number and its port, on one address of the node or on all.
+    Port(Option<IpAddr>, u8, u16),
 }
 
 /// What a map answers.
@@ -40,6 +44,8 @@ pub enum Datum {
     Mark(u32),
     /// An address.
     Address(IpAddr),
+    /// An address and a port.
+    Endpoint(IpAddr, u16),
 }
 
 impl Element {
@@ -76,6 +82,19 @@ impl Element {
     pub fn mark_to_address(mark: u32, ip: IpAddr) -> Self {
         Self { key: Key::Mark(mark), value: Some(Datum::Address(ip)) }
     }
+
+    /// For [`SetKind::AddressPairs`].
+    #[must_use]
+    pub fn address_pair(source: IpAddr, destination: IpAddr) -> Self {
+        Self { key: Key::Pair(source, destination), value: None }
+    }
+
+    /// For [`SetKind::PortToEndpoint`] without `at`, for [`SetKind::AddressPortToEndpoint`] with it. The protocol is its
+    /// number in IP headers.
+    #[must_use]
+    pub fn port_to_endpoint(at: Option<IpAddr>, protocol: u8, port: u16, to: (IpAddr, u16)) -> Self {
+        Self { key: Key::Port(at, protocol, port), value: Some(Datum::Endpoint(to.0, to.1)) }
+    }
 }
 
 impl Display for Element {
@@ -85,11 +104,15 @@ impl Display for Element {
             Key::Mark(mark) => write!(f, "{mark:#x}")?,
             Key::MarkedAddress(mark, ip) => write!(f, "{mark:#x} . {ip}")?,
             Key::Range(from, to) => write!(f, "{from}-{to}")?,
+            Key::Pair(source, destination) => write!(f, "{source} . {destination}")?,
+            Key::Port(None, protocol, port) => write!(f, "{protocol} . {port}")?,
+            Key::Port(Some(at), protocol, port) => write!(f, "{at} . {protocol} . {port}")?,
         }
         match self.value {
             None => Ok(()),
             Some(Datum::Mark(mark)) => write!(f, " : {mark:#x}"),
             Some(Datum::Address(ip)) => write!(f, " : {ip}"),
+            Some(Datum::Endpoint(ip, port)) => write!(f, " : {ip} . {port}"),
         }
     }
 }
@@ -126,6 +149,27 @@ pub(super) fn encode(set: &Set, element: &Element) -> Result<Vec<RawElement>> {
         (SetKind::MarkToAddress(family), Key::Mark(mark), Some(Datum::Address(ip))) if fits(&ip, family) => {
             one(mark.to_ne_bytes().to_vec(), Some(octets(ip)))
         }
+        (SetKind::AddressPairs(family), Key::Pair(from, to), None)
+            if fits(&from, family) && fits(&to, family) =>
+        {
+            one([octets(from), octets(to)].concat(), None)
+        }
+        (
+            SetKind::PortToEndpoint(family),
+            Key::Port(None, protocol, port),
+            Some(Datum::Endpoint(ip, to_port)),
+        ) if fits(&ip, family) => {
+            let key = [protocol_word(protocol), port_word(port)].concat();
+            one(key, Some([octets(ip), port_word(to_port)].concat()))
+        }
+        (
+            SetKind::AddressPortToEndpoint(family),
+            Key::Port(Some(at), protocol, port),
+            Some(Datum::Endpoint(ip, to_port)),
+        ) if fits(&at, family) && fits(&ip, family) => {
+            let key = [octets(at), protocol_word(protocol), port_word(port)].concat();
+            one(key, Some([octets(ip), port_word(to_port)].concat()))
+        }
         _ => {
             let reason = format!("{element} is no element of {:?}", set.kind);
             Err(Error::Unsuitable { what: format!("set {}", set.name), reason })
@@ -140,7 +184,10 @@ pub(super) fn decode(kind: SetKind, raw: Vec<RawElement>) -> BTreeSet<Element> {
         SetKind::Addresses(_)
         | SetKind::MarkedAddresses(_)
         | SetKind::AddressToMark(_)
-        | SetKind::MarkToAddress(_) => raw.iter().filter_map(|raw| single(kind, raw)).collect(),
+        | SetKind::MarkToAddress(_)
+        | SetKind::AddressPairs(_)
+        | SetKind::PortToEndpoint(_)
+        | SetKind::AddressPortToEndpoint(_) => raw.iter().filter_map(|raw| single(kind, raw)).collect(),
     }
 }
 
@@ -155,7 +202,41 @@ fn single(kind: SetKind, raw: &RawElement) -> Option<Element> {
         }
         SetKind::AddressToMark(_) => Some(Element::address_to_mark(ip(&raw.key)?, mark(value?)?)),
         SetKind::MarkToAddress(_) => Some(Element::mark_to_address(mark(&raw.key)?, ip(value?)?)),
+        SetKind::AddressPairs(_) => {
+            let (source, destination) = raw.key.split_at_checked(raw.key.len() / 2)?;
+            Some(Element::address_pair(ip(source)?, ip(destination)?))
+        }
+        SetKind::PortToEndpoint(_) => {
+            let (protocol, number) = port(&raw.key)?;
+            Some(Element::port_to_endpoint(None, protocol, number, endpoint(value?)?))
+        }
+        SetKind::AddressPortToEndpoint(_) => {
+            let (at, rest) = raw.key.split_at_checked(raw.key.len().checked_sub(8)?)?;
+            let (protocol, number) = port(rest)?;
+            Some(Element::port_to_endpoint(Some(ip(at)?), protocol, number, endpoint(value?)?))
+        }
     }
+}
+
+/// Each part of a concatenation begins on a word of its own: a protocol's number is one byte of it, a port two.
+fn protocol_word(protocol: u8) -> Vec<u8> {
+    vec![protocol, 0, 0, 0]
+}
+
+fn port_word(port: u16) -> Vec<u8> {
+    let [high, low] = port.to_be_bytes();
+    vec![high, low, 0, 0]
+}
+
+/// A protocol's number and its port.
+fn port(words: &[u8]) -> Option<(u8, u16)> {
+    let [protocol, _, _, _, high, low, _, _] = <[u8; 8]>::try_from(words).ok()?;
+    Some((protocol, u16::from_be_bytes([high, low])))
+}
+
+fn endpoint(words: &[u8]) -> Option<(IpAddr, u16)> {
+    let (address, [high, low, _, _]) = words.split_last_chunk::<4>()?;
+    Some((ip(address)?, u16::from_be_bytes([*high, *low])))
 }
 
 fn ranges(mut raw: Vec<RawElement>) -> BTreeSet<Element> {
@@ -272,6 +353,34 @@ mod tests {
     fn an_end_without_a_beginning_is_ignored() {
         let lone = RawElement { key: vec![0, 0, 0, 0], value: None, ends_range: true };
         assert!(decode(NETWORKS, vec![lone]).is_empty());
+    }
+
+    #[test]
+    fn ports_and_pairs_survive_the_way_through_the_kernels_form() {
+        let (four, six): (IpAddr, IpAddr) = ("10.244.0.5".parse().unwrap(), "fd20::5".parse().unwrap());
+        for (family, at, other) in [(Family::V4, four, six), (Family::V6, six, four)] {
+            for (kind, element, wrong) in [
+                (
+                    SetKind::AddressPairs(family),
+                    Element::address_pair(at, at),
+                    Element::address_pair(at, other),
+                ),
+                (
+                    SetKind::PortToEndpoint(family),
+                    Element::port_to_endpoint(None, 6, 80, (at, 8080)),
+                    Element::port_to_endpoint(None, 6, 80, (other, 8080)),
+                ),
+                (
+                    SetKind::AddressPortToEndpoint(family),
+                    Element::port_to_endpoint(Some(at), 17, 53, (at, 5353)),
+                    Element::port_to_endpoint(None, 17, 53, (at, 5353)),
+                ),
+            ] {
+                let set = Set::new("s", kind);
+                assert_eq!(decode(kind, encode(&set, &element).unwrap()), [element].into());
+                assert!(encode(&set, &wrong).is_err(), "{wrong}");
+            }
+        }
     }
 
     #[test]

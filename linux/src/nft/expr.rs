@@ -40,6 +40,10 @@ pub enum Match {
     },
     /// The source address is a key of a map.
     SourceInMap(String),
+    /// The pair of source and destination address is in a set of [`super::SetKind::AddressPairs`].
+    SourceAndDestinationIn(String),
+    /// The destination is an address of this node (`fib daddr type local`), on whatever device.
+    ToThisNode,
     /// The packet leaves (not, if `negate`) through this device.
     OutputDevice {
         /// The device's name, at most 15 bytes.
@@ -106,6 +110,12 @@ pub enum Action {
     },
     /// Translates the source to the address of the device that the packet leaves through.
     Masquerade,
+    /// Translates destination and port to what the map has for the packet's protocol and port. Where the map has
+    /// nothing, the rule ends here.
+    DnatFromPort(String),
+    /// Translates destination and port to what the map has for the packet's destination, protocol and port. Where the
+    /// map has nothing, the rule ends here.
+    DnatFromAddressAndPort(String),
     /// Drops the packet.
     Drop,
     /// Ends this chain.

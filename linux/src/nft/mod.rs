@@ -66,6 +66,12 @@ pub enum SetKind {
     AddressToMark(Family),
     /// Map from a mark to an address.
     MarkToAddress(Family),
+    /// Set of pairs of addresses: source and destination.
+    AddressPairs(Family),
+    /// Map from a protocol and its port to an address and a port.
+    PortToEndpoint(Family),
+    /// Map from an address, a protocol and its port to an address and a port.
+    AddressPortToEndpoint(Family),
 }
 
 /// A chain that the kernel calls at one hook. Its policy is to accept.

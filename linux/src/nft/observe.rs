@@ -1,16 +1,11 @@
 //! The table as the kernel has it, read from dumps without libnftnl.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    iter,
-};
-
-use netlink_packet_core::{DefaultNla, Emitable};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{Element, Nft, Set, element, element::RawElement};
 use crate::{
     Error, Result,
-    netlink::{Connection, Frame, NLM_F_DUMP, NLM_F_REQUEST},
+    netlink::{Attributes, Connection, FAMILY_HEADER, Frame, NLM_F_DUMP, NLM_F_REQUEST, netfilter_message},
     own,
 };
 
@@ -21,7 +16,6 @@ const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 const GET_SET: u16 = SUBSYSTEM | 10;
 const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
-const FAMILY_HEADER: usize = 4;
 const INTERVAL_END: u32 = 1;
 
 /// The table in the kernel.
@@ -110,7 +104,7 @@ impl Nft {
         let raw = self.connection.repeat(&what, |connection| {
             let Some(messages) = objects(connection, &what, GET_ELEMENTS, &filter)? else { return Ok(None) };
             let raw: Vec<_> =
-                messages.iter().flat_map(|message| raw_elements(&Attributes(message))).collect();
+                messages.iter().flat_map(|message| raw_elements(&Attributes::of(message))).collect();
             // A hash table that grows while it is dumped gives some elements twice and others not at all,
             // and the kernel does not call such a dump interrupted.
             let once: HashSet<_> = raw.iter().map(|one| (&one.key, one.ends_range)).collect();
@@ -129,7 +123,7 @@ impl Nft {
         mut each: impl FnMut(&Attributes<'_>),
     ) -> Result<()> {
         let found = self.connection.repeat(what, |connection| objects(connection, what, kind, filter))?;
-        found.iter().for_each(|object| each(&Attributes(object)));
+        found.iter().for_each(|object| each(&Attributes::of(object)));
         Ok(())
     }
 }
@@ -154,7 +148,7 @@ fn objects(
 
 fn raw_elements(message: &Attributes<'_>) -> Vec<RawElement> {
     let one = |(_, entry): (u16, &[u8])| {
-        let entry = Attributes(entry);
+        let entry = Attributes::of(entry);
         let value = entry.nested(2).bytes(1);
         Some(RawElement {
             key: Some(entry.nested(1).bytes(1).to_vec()).filter(|key| !key.is_empty())?,
@@ -167,52 +161,6 @@ fn raw_elements(message: &Attributes<'_>) -> Vec<RawElement> {
 
 fn question(connection: &mut Connection, kind: u16, filter: &[(u16, &str)]) -> Vec<u8> {
     let attributes: Vec<_> =
-        filter.iter().map(|(key, text)| DefaultNla::new(*key, [text.as_bytes(), &[0]].concat())).collect();
-    let mut body = vec![0; attributes.as_slice().buffer_len()];
-    attributes.as_slice().emit(&mut body);
-    let length = (16 + FAMILY_HEADER + body.len()) as u32;
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    bytes.extend(connection.next_sequence().to_ne_bytes());
-    bytes.extend([0; 4]);
-    bytes.extend([INET, 0, 0, 0]);
-    bytes.extend(body);
-    bytes
-}
-
-/// The attributes of one object; what is missing reads as empty.
-struct Attributes<'a>(&'a [u8]);
-
-impl<'a> Attributes<'a> {
-    /// Number and value of each, up to the first that is cut off. The two highest bits of the number are
-    /// flags.
-    fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> {
-        let mut rest = self.0;
-        iter::from_fn(move || {
-            let (length, after) = rest.split_first_chunk::<2>()?;
-            let length = usize::from(u16::from_ne_bytes(*length));
-            let kind = u16::from_ne_bytes(*after.first_chunk::<2>()?) & 0x3fff;
-            let value = rest.get(4..length)?;
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-            Some((kind, value))
-        })
-    }
-
-    fn bytes(&self, key: u16) -> &'a [u8] {
-        self.iter().find(|(kind, _)| *kind == key).map_or(&[], |(_, value)| value)
-    }
-
-    fn nested(&self, key: u16) -> Self {
-        Self(self.bytes(key))
-    }
-
-    fn number(&self, key: u16) -> Option<u32> {
-        self.bytes(key).first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
-    }
-
-    fn text(&self, key: u16) -> String {
-        let bytes = self.bytes(key);
-        String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
-    }
+        filter.iter().map(|(key, text)| (*key, [text.as_bytes(), &[0]].concat())).collect();
+    netfilter_message(kind, NLM_F_REQUEST | NLM_F_DUMP, connection.next_sequence(), INET, &attributes)
 }

@@ -18,6 +18,8 @@ use crate::Result;
 /// nft's numbers of its types, and how many bits of a pair's type number each part has.
 const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
+const TYPE_PROTOCOL: u32 = 12;
+const TYPE_PORT: u32 = 13;
 const TYPE_MARK: u32 = 19;
 const TYPE_BITS: u32 = 6;
 /// `NFT_SET_CONCAT` of the kernel's header, which the libc crate lacks.
@@ -191,20 +193,44 @@ fn address_type(family: Family) -> (u32, u32) {
 
 fn kernel_layout(kind: SetKind) -> Layout {
     const MARK: (u32, u32) = (TYPE_MARK, 4);
+    const PROTOCOL: (u32, u32) = (TYPE_PROTOCOL, 1);
+    const PORT: (u32, u32) = (TYPE_PORT, 2);
     let map = libc::NFT_SET_MAP as u32;
     let (flags, key, value, parts) = match kind {
         SetKind::Networks(family) => (libc::NFT_SET_INTERVAL as u32, address_type(family), None, vec![]),
         SetKind::Addresses(family) => (0, address_type(family), None, vec![]),
         SetKind::MarkedAddresses(family) => {
-            let (number, length) = address_type(family);
-            let pair = (TYPE_MARK << TYPE_BITS | number, MARK.1 + length);
-            (CONCATENATION, pair, None, vec![MARK.1 as u8, length as u8])
+            let (pair, parts) = concatenation(&[MARK, address_type(family)]);
+            (CONCATENATION, pair, None, parts)
+        }
+        SetKind::AddressPairs(family) => {
+            let (pair, parts) = concatenation(&[address_type(family), address_type(family)]);
+            (CONCATENATION, pair, None, parts)
+        }
+        SetKind::PortToEndpoint(family) => {
+            let (key, parts) = concatenation(&[PROTOCOL, PORT]);
+            let (value, _) = concatenation(&[address_type(family), PORT]);
+            (map | CONCATENATION, key, Some(value), parts)
+        }
+        SetKind::AddressPortToEndpoint(family) => {
+            let (key, parts) = concatenation(&[address_type(family), PROTOCOL, PORT]);
+            let (value, _) = concatenation(&[address_type(family), PORT]);
+            (map | CONCATENATION, key, Some(value), parts)
         }
         SetKind::AddressToMark(family) => (map, address_type(family), Some(MARK), vec![]),
         SetKind::MarkToAddress(family) => (map, MARK, Some(address_type(family)), vec![]),
     };
     let userdata = byte_orders(kind);
     Layout { flags, key_type: key.0, key_len: key.1, value, parts, userdata }
+}
+
+/// Type and length of several parts one after the other, each of which fills whole words, and the length of each.
+fn concatenation(parts: &[(u32, u32)]) -> ((u32, u32), Vec<u8>) {
+    const WORD: u32 = 4;
+    let whole = parts.iter().fold((0, 0), |(kind, length), (part, bytes)| {
+        (kind << TYPE_BITS | part, length + bytes.next_multiple_of(WORD))
+    });
+    (whole, parts.iter().map(|(_, bytes)| *bytes as u8).collect())
 }
 
 /// Marks are numbers of this machine, addresses are in network order; without this note nft prints
@@ -216,7 +242,10 @@ fn byte_orders(kind: SetKind) -> Vec<u8> {
     const NETWORK: u32 = 2;
     let (key, value) = match kind {
         SetKind::Networks(_) | SetKind::Addresses(_) => (NETWORK, None),
-        SetKind::MarkedAddresses(_) => return vec![],
+        SetKind::MarkedAddresses(_)
+        | SetKind::AddressPairs(_)
+        | SetKind::PortToEndpoint(_)
+        | SetKind::AddressPortToEndpoint(_) => return vec![],
         SetKind::AddressToMark(_) => (NETWORK, Some(HOST)),
         SetKind::MarkToAddress(_) => (HOST, Some(NETWORK)),
     };

@@ -3,22 +3,37 @@
 use std::net::IpAddr;
 
 use super::{PodLink, PodView, alone, everything};
-use crate::{Kernel, Link, Result, Route};
+use crate::{Kernel, Link, Mac, Result};
 
 impl Kernel {
     /// Compares a pod's link with what is desired, on both ends. Each deviation is one sentence; none
     /// means that all is well.
     pub fn check_pod(&mut self, pod: &PodLink<'_>) -> Result<Vec<String>> {
         let mut deviations = Vec::new();
-        match self.observe_pod(pod.netns, &pod.container_name)? {
+        let view = self.observe_pod(pod.netns, &pod.container_name)?;
+        match &view {
             None => deviations.push(format!("{} does not exist in the pod", pod.container_name)),
-            Some(view) => inside(pod, &view, &mut deviations),
+            Some(view) => inside(pod, view, &mut deviations),
         }
         match self.link(&pod.host_name)? {
             None => deviations.push(format!("{} does not exist on the node", pod.host_name)),
             Some(link) => self.outside(pod, &link, &mut deviations)?,
         }
+        if let Some(mac) = view.and_then(|view| view.link.mac) {
+            self.entries(pod, mac, &mut deviations)?;
+        }
         Ok(deviations)
+    }
+
+    fn entries(&mut self, pod: &PodLink<'_>, mac: Mac, deviations: &mut Vec<String>) -> Result<()> {
+        let wanted = pod.host_neighbours(mac);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let there = self.neighbours()?;
+        let missing = wanted.into_iter().filter(|entry| !there.contains(entry));
+        deviations.extend(missing.map(|entry| format!("the node has no permanent entry {entry}")));
+        Ok(())
     }
 
     fn outside(&mut self, pod: &PodLink<'_>, link: &Link, deviations: &mut Vec<String>) -> Result<()> {
@@ -29,12 +44,8 @@ impl Kernel {
             deviations.push(format!("{} has not the hardware address {}", link.name, pod.host_mac));
         }
         let routes = self.routes()?;
-        let missing = pod.addresses.iter().map(|ip| Route::to_device(alone(*ip), &pod.host_name));
-        deviations.extend(
-            missing
-                .filter(|route| !routes.contains(route))
-                .map(|route| format!("the node has no route {route}")),
-        );
+        let missing = pod.host_routes().into_iter().filter(|route| !routes.contains(route));
+        deviations.extend(missing.map(|route| format!("the node has no route {route}")));
         Ok(())
     }
 }

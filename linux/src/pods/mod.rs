@@ -3,16 +3,21 @@
 //! The pod's end holds the address with full length, so the pod has no neighbours but the gateway; the
 //! gateway is a link-local address that nobody holds, whose hardware address is written down in a
 //! permanent entry. Neither proxy ARP nor any setting of the node's end is needed.
+//!
+//! In the other direction the node asks for a pod's IPv4 address by ARP. For its IPv6 address the node has a permanent
+//! entry: the node's end could not ask before its own link-local address has passed duplicate address detection, which
+//! takes a second or two. The entry belongs to the link and goes with it; where somebody deletes it, the node asks.
 
 mod check;
 mod observe;
+mod unwire;
 mod wire;
 
 use std::{net::IpAddr, os::fd::BorrowedFd};
 
 use ipnet::IpNet;
 
-use crate::{Link, Mac, Neighbour, Route};
+use crate::{Error, Link, Mac, Neighbour, Result, Route, own};
 
 /// A pod's link, as desired.
 #[derive(Debug, Clone)]
@@ -31,6 +36,23 @@ pub struct PodLink<'a> {
     pub mtu: u32,
     /// Hardware address of the node's end, which the pod's gateway entry names.
     pub host_mac: Mac,
+    /// Whether the node's routes to the addresses lead here already. They do not while another node still has the pod:
+    /// they follow with a pass over all routes ([`crate::Kernel::converge_routes`]), and until then the pod is not heard.
+    pub routed: bool,
+}
+
+impl PodLink<'_> {
+    /// The node's routes to the pod, as desired now.
+    fn host_routes(&self) -> Vec<Route> {
+        let addresses = self.addresses.iter().filter(|_| self.routed);
+        addresses.map(|ip| Route::to_device(alone(*ip), &self.host_name)).collect()
+    }
+
+    /// The node's entries for the pod, whose end has this hardware address.
+    fn host_neighbours(&self, mac: Mac) -> Vec<Neighbour> {
+        let addresses = self.addresses.iter().filter(|ip| ip.is_ipv6());
+        addresses.map(|ip| Neighbour { dev: self.host_name.clone(), ip: *ip, mac }).collect()
+    }
 }
 
 /// A pod's link that was made.
@@ -66,4 +88,12 @@ pub(crate) fn alone(ip: IpAddr) -> IpNet {
 pub(crate) fn everything(like: IpAddr) -> IpNet {
     let length_zero = IpNet::new(like, 0).map(|net| net.trunc());
     length_zero.unwrap_or_else(|_| IpNet::from(like))
+}
+
+fn refuse_foreign_name(host_name: &str) -> Result<()> {
+    if host_name.starts_with(own::POD_LINK_PREFIX) {
+        return Ok(());
+    }
+    let reason = format!("the node's end of a pod's link begins with {}", own::POD_LINK_PREFIX);
+    Err(Error::NotOurs { name: host_name.to_owned(), reason })
 }

@@ -1,4 +1,4 @@
-//! Makes and removes a pod's link.
+//! Makes a pod's link.
 #![allow(clippy::wildcard_enum_match_arm, reason = "netlink has many kinds of everything, we read a few")]
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,14 +10,14 @@ use netlink_packet_route::{
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
-use super::{PodLink, Wired, alone, everything};
+use super::{PodLink, Wired, alone, everything, refuse_foreign_name};
 use crate::{
     Error, Kernel, Mac, Result, Route,
     addresses::new_address,
     links::up,
     neighbours::new_neighbour,
-    netlink::{Connection, NLM_F_CREATE, NLM_F_EXCL, Request},
-    netns, own,
+    netlink::{Connection, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request},
+    netns,
     routes::new_route,
 };
 
@@ -29,7 +29,7 @@ impl Kernel {
     /// namespace and one that has a device of this name already.
     pub fn wire_pod(&mut self, pod: &PodLink<'_>) -> Result<Wired> {
         self.refuse_what_is_not_a_pod(pod)?;
-        let mut inside = netns::within(pod.netns, || Connection::open(NETLINK_ROUTE))??;
+        let mut inside = netns::visit(pod.netns, || Connection::open(NETLINK_ROUTE))??;
         match self.route.execute(pair(pod)) {
             Err(error) if error.errno() == Some(Errno::EEXIST) => return Err(self.who_exists(pod)?),
             other => other?,
@@ -42,21 +42,6 @@ impl Kernel {
         })
     }
 
-    /// Removes a pod's link by the name of the node's end. Returns whether it existed.
-    pub fn unwire_pod(&mut self, host_name: &str) -> Result<bool> {
-        refuse_foreign_name(host_name)?;
-        let Some(found) = self.link(host_name)? else { return Ok(false) };
-        if found.kind.as_deref() != Some("veth") {
-            let reason = "it is no veth".to_owned();
-            return Err(Error::NotOurs { name: host_name.to_owned(), reason });
-        }
-        match self.delete_link(&found) {
-            // It went with its namespace, between question and deletion.
-            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(false),
-            other => other.map(|()| true),
-        }
-    }
-
     fn connect(&mut self, pod: &PodLink<'_>, inside: &mut Connection) -> Result<Wired> {
         let host =
             self.link(&pod.host_name)?.ok_or_else(|| Error::NoSuchDevice { name: pod.host_name.clone() })?;
@@ -64,10 +49,40 @@ impl Kernel {
         for outcome in inside.batch(&pod_side(pod, index))? {
             outcome?;
         }
-        for outcome in self.route.batch(&node_side(pod, host.index))? {
-            outcome?;
-        }
+        self.node_side(pod, host.index, mac)?;
         Ok(Wired { host_index: host.index, host_mac: pod.host_mac, container_mac: mac })
+    }
+
+    /// The kernel refuses routes through a device that is down, so the routes follow in the same batch.
+    fn node_side(&mut self, pod: &PodLink<'_>, index: u32, mac: Mac) -> Result<()> {
+        let routes = pod.host_routes();
+        let mut requests = vec![up(index, &pod.host_name)];
+        requests.extend(pod.host_neighbours(mac).into_iter().map(|entry| Request {
+            what: format!("add neighbour {entry}"),
+            flags: NEW,
+            message: RouteNetlinkMessage::NewNeighbour(new_neighbour(index, entry.ip, entry.mac)),
+        }));
+        let first_route = requests.len();
+        requests.extend(routes.iter().map(|to_pod| route(to_pod, index)));
+        let mut outcomes = self.route.batch(&requests)?;
+        let of_routes = outcomes.split_off(first_route.min(outcomes.len()));
+        outcomes.into_iter().collect::<Result<()>>()?;
+        for (to_pod, outcome) in routes.iter().zip(of_routes) {
+            match outcome {
+                Err(error) if error.errno() == Some(Errno::EEXIST) => self.take_over(to_pod, index, error)?,
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An address that another node had until now may still be routed there: that route is ours, and becomes this one.
+    fn take_over(&mut self, to_pod: &Route, index: u32, error: Error) -> Result<()> {
+        let same = |other: &Route| (other.table, other.prefix) == (to_pod.table, to_pod.prefix);
+        if !self.routes()?.iter().any(same) {
+            return Err(error);
+        }
+        self.route.execute(Request { flags: NLM_F_CREATE | NLM_F_REPLACE, ..route(to_pod, index) })
     }
 
     fn refuse_what_is_not_a_pod(&self, pod: &PodLink<'_>) -> Result<()> {
@@ -87,14 +102,6 @@ impl Kernel {
             },
         })
     }
-}
-
-fn refuse_foreign_name(host_name: &str) -> Result<()> {
-    if host_name.starts_with(own::POD_LINK_PREFIX) {
-        return Ok(());
-    }
-    let reason = format!("the node's end of a pod's link begins with {}", own::POD_LINK_PREFIX);
-    Err(Error::NotOurs { name: host_name.to_owned(), reason })
 }
 
 /// Both ends at once, the pod's end directly in the pod's namespace. With one queue: by default the kernel
@@ -164,14 +171,6 @@ fn pod_side(pod: &PodLink<'_>, index: u32) -> Vec<Request> {
         requests.push(route(&to_gateway, index));
         requests.push(route(&Route::through(everything(*gateway), *gateway, dev), index));
     }
-    requests
-}
-
-fn node_side(pod: &PodLink<'_>, index: u32) -> Vec<Request> {
-    // The kernel refuses routes through a device that is down, so the routes follow in the same batch.
-    let mut requests = vec![up(index, &pod.host_name)];
-    requests
-        .extend(pod.addresses.iter().map(|ip| route(&Route::to_device(alone(*ip), &pod.host_name), index)));
     requests
 }
 

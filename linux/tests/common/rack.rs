@@ -133,5 +133,6 @@ pub fn pod_link(space: &Space, number: u8, ip: Ipv4Addr) -> PodLink<'_> {
         gateways: vec![Ipv4Addr::new(169, 254, 1, 1).into()],
         mtu: 1450,
         host_mac: HOST_MAC,
+        routed: true,
     }
 }

@@ -1,4 +1,4 @@
-//! The table of the product, as the agent renders it. Chains are not called `mark` or `snat`: these are
+//! The part of the product's table that is about egress with IPv4; `agent/src/table.rs` renders the whole. Chains are not called `mark` or `snat`: these are
 //! words of nft's language, and `nft list chain` could not name them.
 
 use std::{collections::BTreeSet, net::IpAddr};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::certs::{Signed, token_keys};
-use crate::plan::{CONTROL, SERVICES};
+use crate::plan::{CONTROL, Plan};
 use crate::{Bed, hyperkube};
 
 /// Starts the control plane, waits until it answers, and tells it of the nodes.
@@ -23,13 +23,14 @@ pub(crate) fn start(bed: &mut Bed) -> Result<()> {
     };
     let etcd = bed.state.join("etcd").display().to_string();
     spawn(bed, "etcd", flags(&[("data-dir", &etcd), ("unsafe-no-fsync", "true"), ("log-level", "warn")]))?;
-    spawn(bed, "kube-apiserver", apiserver(&pki))?;
+    let api_server = apiserver(&bed.plan, &pki);
+    spawn(bed, "kube-apiserver", api_server)?;
     spawn(bed, "kube-controller-manager", controller_manager(&pki))?;
     spawn(bed, "kube-scheduler", scheduler(&pki))?;
     bed.wait("the API server answers", Duration::from_secs(60), || {
         bed.kubectl(&["get", "--raw", "/readyz"]).map(Ok)
     })?;
-    let nodes: String = bed.plan.nodes.iter().map(|node| node_object(&node.name, &node.pod_cidr)).collect();
+    let nodes: String = bed.plan.nodes.iter().map(|node| node_object(&node.name, &node.pod_cidrs)).collect();
     bed.apply(&nodes)?;
     // Without its service account a namespace takes no pods.
     let account = || bed.kubectl(&["get", "serviceaccount", "default"]).map(Ok);
@@ -37,11 +38,11 @@ pub(crate) fn start(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-fn apiserver(pki: &Path) -> Vec<String> {
+fn apiserver(plan: &Plan, pki: &Path) -> Vec<String> {
     let file = |name: &str| pki.join(name).display().to_string();
     flags(&[
         ("etcd-servers", "http://127.0.0.1:2379"),
-        ("service-cluster-ip-range", SERVICES),
+        ("service-cluster-ip-range", &plan.services()),
         ("advertise-address", CONTROL),
         ("secure-port", "6443"),
         ("tls-cert-file", &file("apiserver.crt")),
@@ -101,8 +102,10 @@ fn certificates(bed: &Bed, pki: &Path) -> Result<()> {
         fs::write(pki.join(format!("{part}.kubeconfig")), kubeconfig(&remote, pki, &signed))?;
     }
     for node in &bed.plan.nodes {
-        let (user, address) = (format!("system:node:{}", node.name), node.address());
-        let signed = authority.sign(&user, Some("system:nodes"), &[&address, &node.name])?;
+        let (user, addresses) = (format!("system:node:{}", node.name), bed.plan.addresses(&node.address()));
+        let mut names: Vec<_> = addresses.iter().map(String::as_str).collect();
+        names.push(&node.name);
+        let signed = authority.sign(&user, Some("system:nodes"), &names)?;
         save(pki, &node.name, &signed)?;
         fs::write(pki.join(format!("{}.kubeconfig", node.name)), kubeconfig(&remote, pki, &signed))?;
     }
@@ -146,8 +149,10 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-fn node_object(name: &str, cidr: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDR: {cidr}, podCIDRs: [{cidr}]}}\n---\n"
-    )
+fn node_object(name: &str, cidrs: &[String]) -> String {
+    let node = serde_json::json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": { "name": name },
+        "spec": { "podCIDR": cidrs.first(), "podCIDRs": cidrs },
+    });
+    format!("{node}\n---\n")
 }

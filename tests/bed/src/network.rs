@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
-use crate::plan::{CONTROL, Plan};
+use crate::plan::{CONTROL, Plan, ipv6};
 use crate::shell::{run, run_with};
 
 /// The name of a host's network namespace.
@@ -40,6 +40,9 @@ pub(crate) fn build(id: &str, plan: &Plan) -> Result<()> {
         in_namespace(id, host, "link set lo up\n")?;
         let forward = if matches!(*host, "router" | "rack") || host.starts_with("se-") { "1" } else { "0" };
         set(id, host, "net.ipv4.ip_forward", forward)?;
+        if plan.dual_stack {
+            set(id, host, "net.ipv6.conf.all.forwarding", forward)?;
+        }
         set(id, host, "net.ipv4.conf.all.rp_filter", "0")?;
         set(id, host, "net.ipv4.conf.default.rp_filter", "0")?;
     }
@@ -49,11 +52,13 @@ pub(crate) fn build(id: &str, plan: &Plan) -> Result<()> {
         .collect();
     in_namespace(id, "rack", &bridges)?;
     for (number, leg) in legs(plan, &engines).iter().enumerate() {
-        connect(id, number, leg)?;
+        connect(id, number, leg, plan)?;
     }
     let routes = hosts.iter().filter(|host| !matches!(**host, "rack" | "router"));
     routes.map(|host| (host, gateway(host, plan))).try_for_each(|(host, gateway)| {
-        in_namespace(id, host, &format!("route add default via {gateway}\n")).map(drop)
+        let commands =
+            plan.addresses(gateway).into_iter().map(|gateway| format!("route add default via {gateway}\n"));
+        in_namespace(id, host, &commands.collect::<String>()).map(drop)
     })
 }
 
@@ -77,7 +82,7 @@ fn legs<'a>(plan: &'a Plan, engines: &'a [(String, u8)]) -> Vec<Leg<'a>> {
     legs
 }
 
-fn connect(id: &str, number: usize, leg: &Leg<'_>) -> Result<()> {
+fn connect(id: &str, number: usize, leg: &Leg<'_>, plan: &Plan) -> Result<()> {
     let (rack, host) = (namespace(id, "rack"), namespace(id, leg.host));
     let port = format!("p{number}");
     let Leg { device, network, address, .. } = leg;
@@ -85,6 +90,10 @@ fn connect(id: &str, number: usize, leg: &Leg<'_>) -> Result<()> {
     in_namespace(id, "rack", &format!("link set {port} master {network}\nlink set {port} up\n"))?;
     let mut commands = format!("link set {device} up\n");
     writeln!(commands, "addr add {address} dev {device}")?;
+    let v4 = address.split_once('/').map_or(address.as_str(), |(v4, _)| v4);
+    if let Some(v6) = ipv6(v4).filter(|_| plan.dual_stack) {
+        writeln!(commands, "addr add {v6}/64 dev {device} nodad")?;
+    }
     in_namespace(id, leg.host, &commands).map(drop)
 }
 

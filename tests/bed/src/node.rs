@@ -10,13 +10,14 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use crate::host::{Host, Running};
-use crate::plan::NodePlan;
+use crate::plan::{NodePlan, ipv6};
 use crate::shell::{repository, run};
 use crate::{Bed, hyperkube};
 
 /// A node of the cluster.
 pub struct Node {
     plan: NodePlan,
+    addresses: Vec<String>,
     host: Host,
     folder: PathBuf,
     running: Option<Running>,
@@ -28,7 +29,8 @@ pub(crate) fn start_all(bed: &mut Bed) -> Result<()> {
         let host = bed.host(&plan.name);
         let folder = bed.state.join(&plan.name);
         configure(bed, &plan, &folder)?;
-        let mut node = Node { plan, host, folder, running: None };
+        let addresses = bed.plan.addresses(&plan.address());
+        let mut node = Node { plan, addresses, host, folder, running: None };
         node.start()?;
         bed.nodes.push(node);
     }
@@ -47,7 +49,11 @@ pub(crate) fn start_all(bed: &mut Bed) -> Result<()> {
             let mut arguments = vec!["get"];
             arguments.extend(path);
             let seen = bed.kubectl(&arguments)?;
-            Ok(if seen.trim() == node.address() { Ok(()) } else { Err(format!("address {seen:?}")) })
+            Ok(if seen.trim() == node.addresses.join(" ") {
+                Ok(())
+            } else {
+                Err(format!("address {seen:?}"))
+            })
         };
         bed.wait(&format!("{} registers", node.name()), Duration::from_secs(60), registered)?;
     }
@@ -65,6 +71,11 @@ impl Node {
     /// Its address.
     pub fn address(&self) -> String {
         self.plan.address()
+    }
+
+    /// Its addresses: that one, and in a dual-stack cluster its IPv6 address.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
     }
 
     /// Its network, as a host.
@@ -118,7 +129,14 @@ impl Node {
     pub fn plug(&self) -> Result<()> {
         let gateway = format!("172.16.{}.1", 10 + self.plan.rack);
         self.host.exec(&["ip", "link", "set", "eth0", "up"])?;
-        self.host.exec(&["ip", "route", "replace", "default", "via", &gateway]).map(drop)
+        self.host.exec(&["ip", "route", "replace", "default", "via", &gateway])?;
+        if let [_, v6] = self.addresses.as_slice() {
+            let gateway = ipv6(&gateway).context("the router has no IPv6 address")?;
+            // The address went with the cable.
+            self.host.exec(&["ip", "addr", "replace", &format!("{v6}/64"), "dev", "eth0", "nodad"])?;
+            self.host.exec(&["ip", "route", "replace", "default", "via", &gateway])?;
+        }
+        Ok(())
     }
 
     /// Runs a program inside: its network, its mounts, its processes.
@@ -158,8 +176,15 @@ impl Node {
 }
 
 /// Directories that each node has for itself.
-const PRIVATE: [&str; 6] =
-    ["var/lib/cni", "var/lib/kubelet", "var/log/pods", "var/log/containers", "opt/cni/bin", "etc/cni/net.d"];
+const PRIVATE: [&str; 7] = [
+    "var/lib/cni",
+    "var/lib/kubelet",
+    "var/lib/portolan",
+    "var/log/pods",
+    "var/log/containers",
+    "opt/cni/bin",
+    "etc/cni/net.d",
+];
 
 fn configure(bed: &Bed, plan: &NodePlan, folder: &Path) -> Result<()> {
     for directory in PRIVATE {
@@ -172,7 +197,8 @@ fn configure(bed: &Bed, plan: &NodePlan, folder: &Path) -> Result<()> {
     let pki = bed.state.join("pki");
     fs::write(folder.join("kubelet.json"), kubelet(bed.id(), plan, folder, &pki).to_string())?;
     fs::write(folder.join("proxy.json"), proxy(plan, &pki).to_string())?;
-    fs::write(folder.join("start"), script(plan, folder, &pki))?;
+    let addresses = bed.plan.addresses(&plan.address()).join(",");
+    fs::write(folder.join("start"), script(&plan.name, &addresses, folder, &pki))?;
     Ok(())
 }
 
@@ -229,8 +255,8 @@ fn proxy(plan: &NodePlan, pki: &Path) -> serde_json::Value {
 
 /// The node's first process. /sys is fresh so that /sys/class/net is this namespace's, with the machine's control groups
 /// bound back; /run is the node's own and shared, so that kubelet can propagate mounts.
-fn script(plan: &NodePlan, folder: &Path, pki: &Path) -> String {
-    let (name, address, hyperkube) = (&plan.name, plan.address(), hyperkube());
+fn script(name: &str, addresses: &str, folder: &Path, pki: &Path) -> String {
+    let hyperkube = hyperkube();
     let (folder, pki, hyperkube) = (folder.display(), pki.display(), hyperkube.display());
     let binds: String = PRIVATE
         .iter()
@@ -252,7 +278,7 @@ containerd --config {folder}/containerd.toml >{folder}/containerd.log 2>&1 &
 {hyperkube} kube-proxy --config={folder}/proxy.json >{folder}/kube-proxy.log 2>&1 &
 until [ -S {folder}/containerd.sock ]; do read -t 0.05 <> <(:) || true; done
 exec {hyperkube} kubelet --config={folder}/kubelet.json --kubeconfig={pki}/{name}.kubeconfig \
-  --hostname-override={name} --node-ip={address} >{folder}/kubelet.log 2>&1
+  --hostname-override={name} --node-ip={addresses} >{folder}/kubelet.log 2>&1
 "#
     )
 }

@@ -71,6 +71,30 @@ fn a_pod_runs_and_what_it_does_is_seen_outside_and_nothing_is_left_behind() {
 }
 
 #[test]
+fn a_dual_stack_data_centre_has_both_families_everywhere() {
+    let mut bed =
+        Bed::start(Plan::bank(2).with_second_rack().with_both_families(), &mut |step| println!("{step}"))
+            .unwrap();
+    let cidrs = bed.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].spec.podCIDRs}"]).unwrap();
+    assert_eq!(cidrs, r#"["10.10.1.0/24","fd10:10:1::/64"] ["10.10.2.0/24","fd10:10:2::/64"]"#);
+    assert_eq!(bed.nodes()[1].addresses(), ["172.16.12.12", "2001:db8:12::12"]);
+    bed.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
+         spec: {ipFamilyPolicy: RequireDualStack, ports: [{port: 80}], selector: {app: web}}\n",
+    )
+    .unwrap();
+    let addresses = bed.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIPs[1]}"]).unwrap();
+    assert!(addresses.starts_with("fd96::"), "{addresses}");
+    let record = bed.host("erp-db").record().display().to_string();
+    let probe = portolan_bed::probe().display().to_string();
+    bed.spawn("erp-db", "erp-db", &[&probe, "serve", "--port", "5432", "--record", &record]).unwrap();
+    for (to, source) in [("172.16.20.9:5432", "172.16.12.12"), ("[2001:db8:20::9]:5432", "2001:db8:12::12")] {
+        let answer = bed.wait("erp-db answers", PATIENCE, || bed.nodes()[1].host().dial(to).map(Ok)).unwrap();
+        assert!(answer.contains(&format!("sees {source}")), "{answer}");
+    }
+}
+
+#[test]
 fn two_beds_stand_side_by_side() {
     let (one, two) = (start(1), start(1));
     running(&one);

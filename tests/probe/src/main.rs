@@ -68,7 +68,8 @@ fn serve(port: u16, record: Option<&str>) -> io::Result<()> {
         Some(path) => Some(Arc::new(Mutex::new(OpenOptions::new().create(true).append(true).open(path)?))),
         None => None,
     };
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    // Both families at once; a kernel or a pod without IPv6 has IPv4 alone.
+    let listener = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))?;
     for stream in listener.incoming() {
         // A peer that is gone already is nobody to answer.
         let Ok(stream) = stream else { continue };
@@ -81,17 +82,18 @@ fn serve(port: u16, record: Option<&str>) -> io::Result<()> {
 /// Reads one line, records it, answers one line; to HTTP with a response.
 fn answer(mut stream: TcpStream, log: Option<&Mutex<File>>) -> io::Result<()> {
     let peer = stream.peer_addr()?;
+    let source = peer.ip().to_canonical();
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut first = String::new();
     let read = BufReader::new(&stream).read_line(&mut first);
     if let Some(log) = log {
-        let line = json!({ "source": peer.ip(), "port": peer.port(), "said": first.trim_end() });
+        let line = json!({ "source": source, "port": peer.port(), "said": first.trim_end() });
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(log, "{line}")?;
     }
     read?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let body = format!("{} sees {}\n", host.trim(), peer.ip());
+    let body = format!("{} sees {}\n", host.trim(), source);
     if first.contains("HTTP/1") {
         let length = body.len();
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")?;

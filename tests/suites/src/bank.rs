@@ -1,6 +1,7 @@
 //! The bank: four applications in four namespaces, a database outside, a load balancer beside.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -146,6 +147,33 @@ impl Bank {
             "stringData": { "ca.crt": self.bed.authority().certificate(), "tls.crt": feed.certificate, "tls.key": feed.key },
         });
         self.bed.apply(&secret.to_string()).map(drop)
+    }
+
+    /// `kubectl portolan …`: its exit code, and what it printed on both outputs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn portolan(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+        let binary = repository().join("target/release/kubectl-portolan");
+        let output = Command::new(&binary)
+            .arg("--kubeconfig")
+            .arg(self.bed.kubeconfig())
+            .args(arguments)
+            .output()
+            .with_context(|| binary.display().to_string())?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// Waits until `kubectl portolan check` finds that everything agrees.
+    ///
+    /// # Errors
+    /// What did not agree to the end.
+    pub fn agrees(&self) -> Result<()> {
+        self.bed.wait("pools, leases, records, kernels, nftables and pods agree", PATIENCE, || {
+            let (code, text) = self.portolan(&["check"])?;
+            Ok(if code == Some(0) { Ok(()) } else { Err(text) })
+        })
     }
 
     /// The running pods of a namespace; those on their way out do not count.

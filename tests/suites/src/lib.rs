@@ -5,6 +5,8 @@
 
 mod bank;
 pub mod checks;
+mod shared;
 
 pub use bank::{Bank, NAMESPACES, PATIENCE, Pod, manifest};
 pub use checks::Check;
+pub use shared::Shared;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use portolan_bed::{Bed, Plan, beds, clean, kept_beds, tend};
+use portolan_bed::{Bed, Plan, beds, clean, kept_beds, repository, tend};
 
 #[derive(Parser)]
 struct Flags {
@@ -16,11 +16,14 @@ struct Flags {
 
 #[derive(Subcommand)]
 enum What {
-    /// Starts a bed without a network plugin and leaves it running.
+    /// Starts a bed without a network plugin, loads the images that `make images` built, and leaves it running.
     Up {
         /// How many nodes.
         #[arg(default_value_t = 3)]
         nodes: u8,
+        /// IPv6 beside IPv4.
+        #[arg(long)]
+        dual_stack: bool,
     },
     /// Ends a bed when standard input closes.
     Tend {
@@ -39,7 +42,7 @@ enum What {
 
 fn main() -> Result<()> {
     match Flags::parse().what {
-        What::Up { nodes } => up(nodes),
+        What::Up { nodes, dual_stack } => up(nodes, dual_stack),
         What::Tend { id } => tend(&id),
         What::Down { id, all } => {
             let ids = match id {
@@ -52,12 +55,20 @@ fn main() -> Result<()> {
     }
 }
 
-fn up(nodes: u8) -> Result<()> {
+fn up(nodes: u8, dual_stack: bool) -> Result<()> {
     let mut output = std::io::stdout();
-    let bed = Bed::start(Plan::bank(nodes), &mut |step| {
+    let plan = if dual_stack { Plan::bank(nodes).with_both_families() } else { Plan::bank(nodes) };
+    let bed = Bed::start(plan, &mut |step| {
         // Without a reader the bed still starts.
         let _ = writeln!(std::io::stdout(), "{step}");
     })?;
+    // What `make images` built is there for `kubectl apply -k manifests/overlays/bed`.
+    for image in ["agent", "controller"] {
+        let archive = repository().join(format!("target/images/{image}.tar"));
+        if archive.exists() {
+            bed.load_image(&archive)?;
+        }
+    }
     writeln!(output, "bed {}: KUBECONFIG={}", bed.id(), bed.kubeconfig().display())?;
     bed.keep()
 }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libtest_mimic::Trial;
-use portolan_suites::{Bank, PATIENCE, Pod};
-
-use crate::Shared;
+use portolan_suites::{Bank, PATIENCE, Pod, Shared};
 
 const ERP: &str = "172.16.11.200";
 
@@ -17,8 +15,9 @@ pub fn trials(shared: &Shared) -> Vec<Trial> {
         shared.trial("agents_that_are_killed_under_traffic_never_let_a_wrong_source_out", killed_agents),
         shared.trial("an_egress_address_leaves_a_cordoned_node", cordoned),
         shared.trial("a_route_that_somebody_deletes_on_the_engine_comes_back", engine_repair),
-        shared.trial("a_deleted_pool_or_egress_disturbs_nobody_else", deletion),
-        shared.trial("without_an_api_server_running_pods_keep_their_network", no_api_server),
+        shared.trial("a_deleted_egress_disturbs_nobody_else", deletion),
+        shared.trial("the_leases_of_a_node_that_is_gone_are_reclaimed", lost_node),
+        shared.last("without_an_api_server_running_pods_keep_their_network", no_api_server),
     ]
 }
 
@@ -67,6 +66,12 @@ fn repair(bank: &mut Bank) {
         bank.bed.wait(&format!("{what} comes back"), PATIENCE, restored).unwrap();
         reaches(bank, &pod, &format!("after {what} was deleted, ERP reaches its database"));
     }
+    let host = bank.bed.nodes().iter().find(|node| node.name() == pod.node).unwrap().host();
+    let route = host.ip(&["route", "get", &pod.address]).unwrap();
+    host.exec(&["ip", "link", "set", route[0]["dev"].as_str().unwrap(), "down"]).unwrap();
+    let client = bank.bed.host("client-1");
+    let answers = || Ok(Ok(client.dial(&format!("{}:8080", pod.address))?));
+    bank.bed.wait("a pod whose link was set down is reached again", PATIENCE, answers).unwrap();
 }
 
 /// Connections of all ERP pods go on while the agents are killed at once, and while they are replaced one by one: none
@@ -150,7 +155,6 @@ fn engine_repair(bank: &mut Bank) {
 
 fn deletion(bank: &mut Bank) {
     bank.bed.kubectl(&["delete", "egress", "portal"]).unwrap();
-    bank.bed.kubectl(&["delete", "ippool", "crm"]).unwrap();
     let portal = || {
         let sources = bank.sources("portal", "unbound")?;
         let node = sources.iter().all(|(_, source)| source.starts_with("172.16.11.1"));
@@ -158,8 +162,32 @@ fn deletion(bank: &mut Bank) {
     };
     bank.bed.wait("the portal leaves with its nodes' addresses", PATIENCE, portal).unwrap();
     reaches(bank, &erp(bank), "ERP is not disturbed");
-    let crm = bank.sources("crm", "poolless").unwrap();
-    assert_eq!(crm.len(), 2, "pods of a deleted pool keep their network: {crm:?}");
+}
+
+/// A node loses its power, and its administrator says so with the taint that Kubernetes has for it. Its addresses serve
+/// others; when it comes back it has none of them.
+fn lost_node(bank: &mut Bank) {
+    let leases = |bank: &Bank| -> usize {
+        let all = bank.bed.get(&["ipleases"]).unwrap();
+        let all = all["items"].as_array().unwrap();
+        all.iter().filter(|one| one["spec"]["node"] == "node-3").count()
+    };
+    assert!(leases(bank) > 0, "node-3 has no lease to lose");
+    bank.bed.node_mut("node-3").unwrap().kill().unwrap();
+    let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+    bank.bed.kubectl(&["taint", "node", "node-3", taint]).unwrap();
+    let reclaimed = || {
+        let left = leases(bank);
+        Ok(if left == 0 { Ok(()) } else { Err(format!("{left} leases")) })
+    };
+    bank.bed.wait("the leases of node-3 are reclaimed", PATIENCE * 2, reclaimed).unwrap();
+    let node = bank.bed.node_mut("node-3").unwrap();
+    node.plug().unwrap();
+    node.start().unwrap();
+    bank.bed.kubectl(&["taint", "node", "node-3", &format!("{taint}-")]).unwrap();
+    bank.bed.kubectl(&["wait", "--for=condition=Ready", "node/node-3", "--timeout=90s"]).unwrap();
+    bank.rolled_out("portolan-system", "daemonset/portolan-agent").unwrap();
+    reaches(bank, &erp(bank), "ERP is not disturbed");
 }
 
 /// The last: the API server does not come back.

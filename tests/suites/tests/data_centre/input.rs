@@ -1,10 +1,8 @@
 //! Bad input: refused by the API server with the field named, or a condition that says what to do.
 
 use libtest_mimic::Trial;
-use portolan_suites::{Bank, PATIENCE};
+use portolan_suites::{Bank, PATIENCE, Shared};
 use serde_json::{Value, json};
-
-use crate::Shared;
 
 pub fn trials(shared: &Shared) -> Vec<Trial> {
     vec![
@@ -12,7 +10,6 @@ pub fn trials(shared: &Shared) -> Vec<Trial> {
         shared.trial("pools_that_overlap_say_with_whom", overlapping),
         shared.trial("an_egress_with_an_address_outside_its_pool_says_so", outside),
         shared.trial("a_pod_without_an_address_names_the_pool", exhausted),
-        shared.trial("an_ipv6_pool_says_that_it_is_not_served", ipv6),
     ]
 }
 
@@ -73,12 +70,6 @@ fn outside(bank: &mut Bank) {
     delete(bank, "egress", "astray");
 }
 
-fn ipv6(bank: &mut Bank) {
-    bank.bed.apply(&object("IPPool", "six", &json!({ "ipRanges": [{ "cidr": "fd00::/120" }] }))).unwrap();
-    says(bank, "ippool", "six", "Ready", "IPv6 is not served yet");
-    delete(bank, "ippool", "six");
-}
-
 /// Three pods want two addresses: one waits, its event says why, and it gets the address that another gives up.
 fn exhausted(bank: &mut Bank) {
     let bed = &bank.bed;
@@ -106,7 +97,7 @@ fn exhausted(bank: &mut Bank) {
     .unwrap();
     bed.wait("an event names the pool", PATIENCE, || {
         let events = bed.kubectl(&["-n", "tiny", "get", "events", "-o", "jsonpath={.items[*].message}"])?;
-        Ok(if events.contains("pool tiny: it has no free address") { Ok(()) } else { Err(events) })
+        Ok(if events.contains("pool tiny: it has no free IPv4 address") { Ok(()) } else { Err(events) })
     })
     .unwrap();
     let first = bank.pods("tiny").unwrap().remove(0);

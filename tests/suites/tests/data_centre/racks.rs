@@ -47,4 +47,5 @@ fn across() {
             })
             .unwrap();
     }
+    bank.agrees().unwrap();
 }
