@@ -1,5 +1,5 @@
 # Portolan: the two commands are `make demo` and `make test`.
-.PHONY: help setup build images hyperkube lint test demo demo-down generate clean
+.PHONY: help setup build images hyperkube lint test demo demo-down bench generate clean
 SHELL := /bin/bash
 
 help: ## what there is
@@ -22,6 +22,9 @@ lint: setup ## format, clippy, rustdoc, licences, arrows between crates, generat
 
 test: ## everything: lint, unit, property, namespace and cluster tests
 	@hack/test
+
+bench: ## how fast, as ratios; ONLY="name …" for some of it, NODES= and PODS= for a smaller cluster
+	@hack/bench $(if $(NODES),--nodes $(NODES)) $(if $(PODS),--pods $(PODS)) $(if $(ONLY),--only $(ONLY))
 
 demo: ## the bank and its load balancer, before and after (KEEP=1 leaves it running)
 	@hack/run-demo $(if $(KEEP),--keep)
