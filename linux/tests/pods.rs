@@ -19,7 +19,7 @@ use std::{
 use common::{
     Space,
     bench::{median, timed},
-    packets::PATIENCE,
+    packets::{PATIENCE, bound},
     rack::{HOST_MAC, pod_link},
 };
 use portolan_linux::{Error, Kernel, PodLink, Route, sysctl::Setting};
@@ -192,7 +192,7 @@ fn pods_talk_over_ipv6_before_duplicate_address_detection_ends() {
         [(&one, six(6)), (&node, six(6)), (&node, six(5)), (&other, six(5)), (&other, OTHER.into())]
     {
         let host = if at == six(5) { &one } else { &other };
-        let listener = host.run(|| TcpListener::bind((at, 7000))).unwrap();
+        let listener = host.run(|| bound(|| TcpListener::bind((at, 7000))));
         let to = SocketAddr::from((at, 7000));
         from.run(|| TcpStream::connect_timeout(&to, PATIENCE))
             .unwrap_or_else(|error| panic!("{at}: {error}"));

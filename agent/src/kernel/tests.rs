@@ -121,7 +121,7 @@ fn a_pod_cannot_send_with_an_ipv6_address_that_is_not_its_own() {
     let mut node = site.node(1, true);
     let pod = node.pod(5, &[]);
     let before = node.counted("select");
-    pod.space.ip("addr add fd20:0:0:1::99/128 dev lo");
+    pod.space.ip("addr add fd20:0:0:1::99/128 dev lo nodad");
     let borrowed: IpAddr = "fd20:0:0:1::99".parse().unwrap();
     let socket = pod.space.run(|| UdpSocket::bind((borrowed, 0))).unwrap();
     socket.send_to(b"must not arrive", (six(OUTSIDE), 7000)).unwrap();

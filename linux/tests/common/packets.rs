@@ -10,6 +10,22 @@ const ETH_P_IP: u16 = 0x0800;
 /// How long a test waits for a packet that must come before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Binds as soon as the port is free: a program that another test starts at this moment has a copy of the last socket until
+/// it runs.
+pub fn bound<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        match bind() {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            bound => return bound.expect("a port of this test's own"),
+        }
+    }
+}
+
 /// Records every IPv4 packet that arrives in a namespace, on any device.
 pub struct Recorder(Socket);
 

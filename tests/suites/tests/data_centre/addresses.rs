@@ -245,7 +245,7 @@ fn stateful_set(bank: &mut Bank) {
 }
 
 /// Two addresses, two replicas, maxSurge 1: the third pod has no address to get and says so. Without a surge the update
-/// goes through with the same two.
+/// goes through with the same two, also where every agent and controller starts anew meanwhile.
 fn fixed_set(bank: &mut Bank) {
     let tenant = Tenant::new(bank, "fixed", &[("fixed", range("10.20.14.0/28"))]);
     let annotations = json!({ "portolan.dev/pod-ips": "10.20.14.5,10.20.14.9" });
@@ -260,7 +260,10 @@ fn fixed_set(bank: &mut Bank) {
     let strategy =
         json!({ "spec": { "strategy": { "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } } } });
     tenant.kubectl(&["patch", "deployment", "web", "--type=merge", "-p", &strategy.to_string()]);
+    bank.bed.kubectl(&["-n", "portolan-system", "delete", "pods", "--all", "--wait=false"]).unwrap();
     bank.rolled_out("fixed", "deployment/web").unwrap();
+    bank.rolled_out("portolan-system", "daemonset/portolan-agent").unwrap();
+    bank.rolled_out("portolan-system", "deployment/portolan-controller").unwrap();
     assert_eq!(set(tenant.running(2)), both);
     // An address that its pools do not have is a refusal, not another address.
     tenant.apply(&pod("fixed", "astray", &json!({ "ipam.antrea.io/pod-ips": "10.99.0.1" })));
