@@ -1,5 +1,7 @@
 //! Which addresses a pod gets: its pools, its need, core's decision; and the same in words for who asks why.
 
+use std::collections::BTreeMap;
+
 use portolan_core::ipam::choose::choose;
 use portolan_core::ipam::decide::{Chosen, Decision, ahead, decide};
 use portolan_core::ipam::{Millis, Need};
@@ -51,7 +53,14 @@ impl Owner {
         let (labels, _) = world.node(&self.node);
         let vain = self.leases.vain();
         let known = self.leases.known(&labels, &vain, now);
-        match decide(&wish.pools, &wish.need, known) {
+        let decision = decide(&wish.pools, &wish.need, known);
+        match &decision {
+            Decision::Take(_) => self.leases.is_served(&name(request)),
+            Decision::Wait { .. } | Decision::Refuse(_) => {
+                self.leases.lacks(name(request), &wish.pools, now);
+            }
+        }
+        match decision {
             Decision::Take(chosen) => {
                 Ok(Ok(chosen.into_iter().map(|one| given(world, request.scope, one)).collect()))
             }
@@ -65,14 +74,35 @@ impl Owner {
         }
     }
 
-    /// Claims what will soon be needed: blocks of pools that are in use here and run low.
+    /// Claims what will soon be needed: blocks for the pods that are bound to this node and have not been asked for yet, and of
+    /// pools that are in use here and run low.
     pub(crate) fn claim_ahead(&mut self, world: &World) {
+        let mut needed: BTreeMap<String, u128> =
+            self.pools_in_use().into_iter().map(|pool| (pool, 0)).collect();
+        for pool in self.on_their_way(world) {
+            *needed.entry(pool).or_default() += 1;
+        }
         let now = std::time::Instant::now();
         let (labels, vain) = (world.node(&self.node).0, self.leases.vain());
         let known = self.leases.known(&labels, &vain, now);
-        let claims = self.pools_in_use().into_iter().filter_map(|pool| world.pools.get(&pool));
-        let claims: Vec<_> = claims.filter_map(|pool| ahead(pool, world.nodes.len(), known)).collect();
+        let pools = needed.iter().filter_map(|(pool, pods)| Some((world.pools.get(pool)?, *pods)));
+        let claims: Vec<_> =
+            pools.flat_map(|(pool, pods)| ahead(pool, world.nodes.len(), pods, known)).collect();
         self.leases.send(claims, now);
+    }
+
+    /// The first pool of each pod that will ask for an address here.
+    fn on_their_way<'a>(&'a self, world: &'a World) -> impl Iterator<Item = String> + 'a {
+        let has = |namespace: &str, name: &str| {
+            self.records.iter().any(|record| record.namespace == namespace && record.pod == name)
+        };
+        let starting = world.pods.iter().filter(|(_, pod)| pod.starts);
+        starting.filter_map(move |((namespace, name), pod)| {
+            let asker = asker(namespace, pod, world.namespaces.get(namespace)?, &[]);
+            let pools = choose(asker, &world.pools).ok().filter(|_| !has(namespace, name))?;
+            let gives = |pool: &&String| world.pools.get(*pool).is_some_and(|pool| pool.enabled);
+            pools.iter().find(gives).cloned()
+        })
     }
 
     /// Whether one of these pools could give a pod on this node an address; where none is named, the node's own pod CIDR or
@@ -172,6 +202,14 @@ impl Owner {
             }
         };
         Candidate { pool: pool.first().cloned(), verdict, why }
+    }
+}
+
+/// Who asks, also when its runtime comes back with another sandbox.
+fn name(request: &Request) -> String {
+    match &request.pod {
+        Some(pod) => format!("{}/{} {}", pod.namespace, pod.name, request.interface),
+        None => format!("{} {}", request.container_id, request.interface),
     }
 }
 

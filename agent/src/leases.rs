@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const BEHIND: Duration = Duration::from_secs(5);
 /// A node that does not lend an address within this time has none, or is not there: time enough for a third one to give
 /// back what it does not need.
-const LENDING: Duration = Duration::from_secs(4);
+const LENDING: Duration = Duration::from_secs(2);
 /// Who had nothing to lend is not asked again for so long.
 const VAIN: Duration = Duration::from_secs(10);
 /// A runtime comes back for a pod within this time.
@@ -49,13 +49,15 @@ pub struct Leases {
     /// Blocks of others out of which this node has asked for addresses.
     asked: BTreeMap<String, Asked>,
     vain: BTreeMap<String, Instant>,
+    /// Pods that could not get an address, each with the pools it may use, until when.
+    turned_away: BTreeMap<String, (Vec<String>, Instant)>,
     expected: BTreeMap<Owner, Instant>,
 }
 
 /// What was asked of the holder of a block.
 struct Asked {
     since: Instant,
-    /// How many addresses out of it this node had then.
+    /// How many addresses of the pool this node had borrowed then.
     had: usize,
 }
 
@@ -75,6 +77,7 @@ impl Leases {
             paused: BTreeMap::new(),
             asked: BTreeMap::new(),
             vain: BTreeMap::new(),
+            turned_away: BTreeMap::new(),
             expected: BTreeMap::new(),
         }
     }
@@ -148,6 +151,7 @@ impl Leases {
         self.answered.retain(|name, _| self.pending.contains_key(name));
         self.paused.retain(|_, until| *until > now);
         self.vain.retain(|_, until| *until > now);
+        self.turned_away.retain(|_, (_, until)| *until > now);
         self.expected.retain(|_, until| *until > now);
     }
 
@@ -156,7 +160,7 @@ impl Leases {
         let (node, view, vain) = (&self.node, &self.view, &mut self.vain);
         self.asked.retain(|name, asked| {
             let Some(lease) = view.get(name) else { return false };
-            if out_of(view, lease, node) > asked.had {
+            if borrowed(view, lease, node) > asked.had {
                 vain.remove(name);
                 return false;
             }
@@ -189,7 +193,7 @@ impl Leases {
 
     fn note_ask(&mut self, changed: &Lease, now: Instant) {
         if changed.asks.contains(&self.node) && changed.owner.is_none() && !changed.is_single() {
-            let had = out_of(&self.view, changed, &self.node);
+            let had = borrowed(&self.view, changed, &self.node);
             self.asked.insert(changed.name.clone(), Asked { since: now, had });
         }
     }
@@ -218,9 +222,20 @@ impl Leases {
         self.expected.insert(owner.clone(), now + EXPECTED);
     }
 
+    /// A pod has no address of these pools, and its runtime will come back.
+    pub fn lacks(&mut self, pod: String, pools: &[String], now: Instant) {
+        self.turned_away.insert(pod, (pools.to_vec(), now + EXPECTED));
+    }
+
+    /// A pod has what it needs.
+    pub fn is_served(&mut self, pod: &str) {
+        self.turned_away.remove(pod);
+    }
+
     /// Does what this node owes the others.
     pub fn fulfil(&mut self, nodes: usize, now: Instant) {
         let expected: Vec<_> = self.expected.keys().cloned().collect();
+        let short = self.turned_away.values().flat_map(|(pools, _)| pools.clone()).collect();
         let holder = Holder {
             node: &self.node,
             pools: &self.pools,
@@ -228,6 +243,7 @@ impl Leases {
             book: &self.book,
             nodes,
             pending: &self.pending,
+            short: &short,
             expected: &expected,
             now: self.clock(now),
         };
@@ -263,10 +279,10 @@ impl Leases {
     }
 }
 
-/// How many addresses out of a block are a node's.
-fn out_of(view: &View, block: &Lease, node: &str) -> usize {
-    let inside = view.inside(block.block).filter(|inside| inside.pool == block.pool);
-    inside.filter(|inside| inside.is_of(node) && inside.granted).count()
+/// How many addresses of a block's pool a node has borrowed.
+fn borrowed(view: &View, block: &Lease, node: &str) -> usize {
+    let loans = view.of(node).filter(|lease| lease.pool == block.pool && lease.owner.is_none());
+    loans.filter(|lease| lease.is_single() && lease.granted).count()
 }
 
 fn millis(span: Duration) -> Millis {

@@ -181,8 +181,17 @@ fn pod_facts(pod: &Pod) -> Option<((String, String), PodFacts)> {
         pools: pools(pod),
         wanted: wanted(pod),
         controller: controller.map(|owner| (owner.kind.clone(), owner.name.clone())),
+        starts: starts(pod),
     };
     Some((key, facts))
+}
+
+fn starts(pod: &Pod) -> bool {
+    let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default();
+    let status = pod.status.as_ref();
+    let pending = status.and_then(|status| status.phase.as_deref()).is_none_or(|phase| phase == "Pending");
+    let addressed = status.is_some_and(|status| status.pod_ip.is_some());
+    !host_network && pending && !addressed && pod.metadata.deletion_timestamp.is_none()
 }
 
 fn wanted(pod: &Pod) -> Result<Vec<IpAddr>, String> {

@@ -61,12 +61,14 @@ pub struct PodFacts {
     pub wanted: Result<Vec<IpAddr>, String>,
     /// Kind and name of its controller.
     pub controller: Option<(String, String)>,
+    /// It is to start here, in a network of its own, and has no address yet.
+    pub starts: bool,
 }
 
 impl Default for PodFacts {
     fn default() -> Self {
         let (uid, labels, pools, controller) = Default::default();
-        Self { uid, labels, pools, wanted: Ok(vec![]), controller }
+        Self { uid, labels, pools, wanted: Ok(vec![]), controller, starts: false }
     }
 }
 

@@ -180,7 +180,8 @@ impl World {
         }
         let known_pending = pending(node);
         let known = known(node, &self.pools, &known_pending, self.now);
-        let claim = self.pools.get(&list[0]).and_then(|pool| ahead(pool, NODES, known));
+        let on_their_way = (self.containers % 3) as u128;
+        let claims = self.pools.get(&list[0]).map(|pool| ahead(pool, NODES, on_their_way, known));
         let decision = decide(&list, &need, known);
         match decision {
             Decision::Take(chosen) => {
@@ -191,7 +192,7 @@ impl World {
                 self.statistics.taken += 1;
                 let addresses = chosen.into_iter().map(|one| (one.address, one.pool)).collect();
                 node.pods.push(Pod { container, pools: list, need, addresses });
-                self.send(index, claim.into_iter().collect());
+                self.send(index, claims.unwrap_or_default());
             }
             Decision::Wait { changes, .. } => {
                 let node = &mut self.nodes[index];
@@ -255,6 +256,7 @@ impl World {
             book: &node.book,
             nodes: NODES,
             pending: &pending(node),
+            short: &node.parked.iter().flat_map(|pod| pod.pools.clone()).collect(),
             expected: &expected,
             now: self.now,
         });

@@ -175,15 +175,27 @@ fn together(found: Vec<Found>) -> Decision {
     }
 }
 
-/// A block to claim ahead of need: what this node has of the pool runs low, and there is one for every node.
-pub fn ahead(pool: &Pool, nodes: usize, known: Known<'_>) -> Option<Change> {
-    let low = known.book.free(&pool.name) <= u128::from(pool.lease_size / 4);
-    let usable = usable(&pool.name, known).is_ok() && pool.lease_size > 1;
-    if !low || !usable || known.claims(&pool.name) || !plenty(pool, nodes, known.view) {
-        return None;
+/// Blocks to claim ahead of need: for pods that are on their way to this node, and one more where what it has of the pool
+/// runs low and there is one for every node.
+pub fn ahead(pool: &Pool, nodes: usize, on_their_way: u128, known: Known<'_>) -> Vec<Change> {
+    if usable(&pool.name, known).is_err() {
+        return vec![];
     }
-    let ipv4 = pool.serves(true);
-    known.unclaimed(pool, ipv4).map(Change::Create)
+    let reserve = if pool.lease_size > 1 { u128::from(pool.lease_size / 4) + 1 } else { 0 };
+    let mut there = known.book.free(&pool.name) + known.coming(pool);
+    if there >= on_their_way + reserve {
+        return vec![];
+    }
+    let enough = if plenty(pool, nodes, known.view) { on_their_way + reserve } else { on_their_way };
+    let mut claims = vec![];
+    for block in known.unclaimed(pool, pool.serves(true)) {
+        if there >= enough {
+            break;
+        }
+        there += lease::usable(pool, block.block).len();
+        claims.push(Change::Create(block));
+    }
+    claims
 }
 
 /// Whether the pool has an unclaimed block for every node.
@@ -283,7 +295,7 @@ impl<'a> Known<'a> {
         if self.claims(name) {
             return Err(NotHere::Waits(format!("a block of pool {name}"), vec![]));
         }
-        if let Some(block) = self.unclaimed(pool, ipv4) {
+        if let Some(block) = self.unclaimed(pool, ipv4).into_iter().next() {
             let reason = format!("a block of pool {name}, lease {}", block.name);
             return Err(NotHere::Waits(reason, vec![Change::Create(block)]));
         }
@@ -304,7 +316,8 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Blocks out of which an address may come: those of other nodes, and this node's own where it has lent some.
+    /// Blocks out of which an address may come: those of other nodes, and this node's own where it has lent some. A node
+    /// lends out of all its blocks, so who was asked in one in vain is not asked in another.
     fn lenders(self, pool: &Pool, ipv4: bool) -> impl Iterator<Item = &'a Lease> + use<'a> {
         let name = pool.name.clone();
         self.view.iter().filter(move |lease| {
@@ -313,8 +326,17 @@ impl<'a> Known<'a> {
                 && lease.owner.is_none()
                 && !lease.is_single()
                 && lease.node.is_some()
-                && (!lease.is_of(self.node) || self.has_lent(lease))
                 && !self.vain.contains(&lease.name)
+                && if lease.is_of(self.node) { self.has_lent(lease) } else { !self.has_nothing(lease) }
+        })
+    }
+
+    /// Whether the holder of this block was asked in vain in another one.
+    fn has_nothing(self, block: &Lease) -> bool {
+        let mut vain = self.vain.iter().filter_map(|name| self.view.get(name));
+        let ipv4 = block.block.network().is_ipv4();
+        vain.any(|vain| {
+            vain.pool == block.pool && vain.node == block.node && vain.block.network().is_ipv4() == ipv4
         })
     }
 
@@ -350,13 +372,24 @@ impl<'a> Known<'a> {
         leases.filter(|lease| lease.is_single()).map(Lease::address).collect()
     }
 
-    /// A block that nobody holds: for each node another one first, so that nodes that claim at once seldom meet.
-    fn unclaimed(self, pool: &Pool, ipv4: bool) -> Option<Lease> {
-        lease::blocks(pool)
+    /// Blocks that nobody holds: for each node in another order, so that nodes that claim at once seldom meet.
+    fn unclaimed(self, pool: &Pool, ipv4: bool) -> Vec<Lease> {
+        let blocks = lease::blocks(pool)
             .filter(|block| block.network().is_ipv4() == ipv4 && self.view.is_unclaimed(*block, pool))
             .map(|block| Lease::new(&pool.name, block, self.node))
-            .filter(|lease| !self.pending.contains_key(&lease.name))
-            .max_by_key(|lease| rank::weight(self.node, &lease.name))
+            .filter(|lease| !self.pending.contains_key(&lease.name));
+        let mut blocks: Vec<_> = blocks.collect();
+        blocks.sort_by_cached_key(|lease| std::cmp::Reverse(rank::weight(self.node, &lease.name)));
+        blocks
+    }
+
+    /// How many addresses the claims that are under way will bring.
+    fn coming(self, pool: &Pool) -> u128 {
+        let claims = self.pending.values().filter_map(|change| match change {
+            Change::Create(lease) if lease.pool == pool.name && lease.owner.is_none() => Some(lease.block),
+            Change::Create(_) | Change::Replace(_) | Change::Delete(_) => None,
+        });
+        claims.map(|block| lease::usable(pool, block).len()).sum()
     }
 }
 

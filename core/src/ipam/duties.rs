@@ -5,7 +5,8 @@
 //! only from a state in which it is marked as released, and a node gives no address of a lease that it sees marked. And every
 //! change names the version it was decided on, so that after any other change it comes too late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::decide::plenty;
 use super::lease::{Change, LET_GO};
@@ -26,6 +27,8 @@ pub struct Holder<'a> {
     pub nodes: usize,
     /// Leases with a change of this node's under way.
     pub pending: &'a BTreeMap<String, Change>,
+    /// Pools of which a pod on this node could not get an address just now.
+    pub short: &'a BTreeSet<String>,
     /// Owners with a pod on this node that is about to need their address.
     pub expected: &'a [Owner],
     /// Now.
@@ -134,6 +137,10 @@ impl Holder<'_> {
         if lease.is_single() && !lease.asks.is_empty() {
             return release();
         }
+        // What was lent is for a pod whose runtime may come back in a few seconds only.
+        if lease.is_single() && self.short.contains(&lease.pool) {
+            return None;
+        }
         // A lease that may not be used is on no shelf's account: it blocks others and serves nobody.
         let idle = self.book.idle_since(&lease.name, self.now);
         let idle_for = |span| idle.is_some_and(|since| self.now.saturating_sub(since) >= span);
@@ -141,10 +148,16 @@ impl Holder<'_> {
         if wanted || idle_for(IDLE) && !self.is_headroom(lease) { release() } else { None }
     }
 
-    /// Whether this address was lent out of a block in which another node needs one now.
+    /// Whether this address was lent by a node that another one asks for an address now.
     fn is_wanted_back(self, lease: &Lease) -> bool {
         let cover = self.view.cover(lease).filter(|_| lease.is_single() && lease.granted);
-        cover.is_some_and(|cover| cover.asks.iter().any(|ask| ask != LET_GO && ask != self.node))
+        let Some((cover, lender)) = cover.and_then(|cover| Some((cover, cover.node.as_deref()?))) else {
+            return false;
+        };
+        let asked = |block: &Lease| block.asks.iter().any(|ask| ask != LET_GO && ask != self.node);
+        self.view
+            .of(lender)
+            .any(|block| (block.name == cover.name || is_block_of(block, cover)) && asked(block))
     }
 
     /// Whether this empty block is the one that the node keeps ahead of need.
@@ -158,8 +171,9 @@ impl Holder<'_> {
         low && uses && lease.asks.is_empty() && plenty(pool, self.nodes, self.view)
     }
 
-    /// Single addresses for a node that is short: half of what is free, so that this node is not short at once. Where there
-    /// is none, the node goes on asking: whoever has one out of this block and does not need it gives it back.
+    /// Single addresses for a node that is short, out of the block in which it asks or else out of another one: half of what is
+    /// free, so that this node is not short at once. Where there is none, the node goes on asking: whoever has borrowed one
+    /// here and does not need it gives it back.
     fn lend(self, lease: &Lease) -> Vec<Change> {
         if lease.is_single() || lease.owner.is_some() || self.pending.contains_key(&lease.name) {
             return vec![];
@@ -170,24 +184,36 @@ impl Holder<'_> {
             Change::Replace(answered)
         };
         // This node's own ask, for what it has lent.
-        if lease.asks.contains(self.node) && self.book.free(&lease.pool) > 0 {
+        let served = self.book.free(&lease.pool) > 0 || !self.short.contains(&lease.pool);
+        if lease.asks.contains(self.node) && served {
             return vec![without(self.node)];
         }
         let Some(asker) = lease.asks.iter().find(|ask| *ask != LET_GO && *ask != self.node) else {
             return vec![];
         };
-        let free = usize::try_from(self.book.free_in(&lease.name)).unwrap_or(LOAN * 2);
-        let spare = self.book.spare(&lease.name, free.div_ceil(2).min(LOAN), self.now);
+        let mine =
+            self.view.of(self.node).filter(|other| other.name != lease.name && is_block_of(other, lease));
+        let spare = std::iter::once(lease).chain(mine).map(|block| self.spare(block));
+        let spare = spare.into_iter().find(|spare| !spare.is_empty()).unwrap_or_default();
         let singles = spare.into_iter().map(|ip| Lease::single(&lease.pool, ip, asker, None));
         let loans: Vec<_> =
             singles.filter(|loan| !self.pending.contains_key(&loan.name)).map(Change::Create).collect();
         if loans.is_empty() { loans } else { loans.into_iter().chain([without(asker)]).collect() }
     }
 
-    /// An address that is kept for an owner of which no pod is expected here any more is not asked for any more.
+    /// Half of what can be given of a block.
+    fn spare(self, block: &Lease) -> Vec<IpAddr> {
+        let free = usize::try_from(self.book.free_in(&block.name)).unwrap_or(LOAN * 2);
+        self.book.spare(&block.name, free.div_ceil(2).min(LOAN), self.now)
+    }
+
+    /// What no pod here waits for any more is not asked for any more: an address that is kept for an owner, or any of a block.
     fn withdraw(self, lease: &Lease) -> Option<Change> {
-        let owner = lease.owner.as_ref()?;
-        if !lease.asks.contains(self.node) || self.expected.contains(owner) {
+        let needed = match &lease.owner {
+            Some(owner) => self.expected.contains(owner),
+            None => self.short.contains(&lease.pool),
+        };
+        if !lease.asks.contains(self.node) || needed {
             return None;
         }
         let mut without = lease.clone();
@@ -211,6 +237,15 @@ impl Holder<'_> {
             (false, _) => None,
         }
     }
+}
+
+/// Whether it is a block of the same pool and family, from which addresses can be lent.
+fn is_block_of(block: &Lease, like: &Lease) -> bool {
+    block.pool == like.pool
+        && block.owner.is_none()
+        && !block.is_single()
+        && !block.released
+        && block.block.network().is_ipv4() == like.block.network().is_ipv4()
 }
 
 fn granted(lease: &Lease) -> Change {

@@ -142,15 +142,20 @@ fn a_pool_that_is_off_or_elsewhere_says_so() {
 
 #[test]
 fn a_node_that_is_short_asks_every_other_holder_before_it_says_that_the_pool_is_empty() {
-    let mut node = Node::new(&[pool("a", &["10.20.0.0/29"], 4)]);
-    let others = ["10.20.0.0/30", "10.20.0.4/30"].map(|block| Lease::new("a", block.parse().unwrap(), "n2"));
+    let mut node = Node::new(&[pool("a", &["10.20.0.0/28"], 4)]);
+    let others =
+        [("10.20.0.0/30", "n2"), ("10.20.0.4/30", "n3"), ("10.20.0.8/30", "n2"), ("10.20.0.12/30", "n3")];
+    let others = others.map(|(block, node)| Lease::new("a", block.parse().unwrap(), node));
     node.look(others.to_vec());
     let Decision::Wait { changes, .. } = node.ask(&["a"], &Need::Any) else { panic!() };
     let [Change::Replace(asked)] = &changes[..] else { panic!("{changes:?}") };
     assert!(asked.asks.contains("n1"));
     node.vain.insert(asked.name.clone());
     let Decision::Wait { changes, .. } = node.ask(&["a"], &Need::Any) else { panic!() };
-    node.vain.insert(changes[0].lease().name.clone());
+    // A node lends out of all its blocks: the other one is asked next, and nobody twice.
+    let next = changes[0].lease();
+    assert_ne!(next.node, asked.node);
+    node.vain.insert(next.name.clone());
     assert!(matches!(node.ask(&["a"], &Need::Any), Decision::Refuse(_)));
     let lent = Lease { granted: true, ..Lease::single("a", ip("10.20.0.6"), "n1", None) };
     node.look(others.into_iter().chain([lent]).collect());
@@ -251,6 +256,8 @@ fn a_block_is_claimed_ahead_of_need_only_where_there_is_one_for_every_node() {
             vain: &node.vain,
             now: 0,
         };
-        assert_eq!(ahead(&pool, 3, known).is_some(), expected);
+        assert_eq!(ahead(&pool, 3, 0, known).len(), usize::from(expected));
+        // Pods that are on their way come first: blocks for six addresses, and no further one where they are scarce.
+        assert_eq!(ahead(&pool, 3, 6, known).len(), 2);
     }
 }

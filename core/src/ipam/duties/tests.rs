@@ -9,6 +9,7 @@ struct Node {
     view: View,
     book: Book,
     pending: BTreeMap<String, Change>,
+    short: BTreeSet<String>,
     expected: Vec<Owner>,
 }
 
@@ -18,12 +19,12 @@ impl Node {
         let (view, mut book): (View, _) = (leases.iter().cloned().collect(), Book::default());
         book.sync("n1", &[], &view, &pools, 0);
         assert!(held.iter().all(|address| book.take(ip(address))));
-        Self { pools, view, book, pending: BTreeMap::new(), expected: vec![] }
+        Self { pools, view, book, pending: BTreeMap::new(), short: BTreeSet::new(), expected: vec![] }
     }
 
     fn duties(&self, now: Millis) -> Vec<Change> {
-        let Self { pools, view, book, pending, expected } = self;
-        duties(Holder { node: "n1", pools, view, book, nodes: 3, pending, expected, now })
+        let Self { pools, view, book, pending, short, expected } = self;
+        duties(Holder { node: "n1", pools, view, book, nodes: 3, pending, short, expected, now })
     }
 }
 
@@ -102,6 +103,22 @@ fn half_of_what_is_free_is_lent_to_a_node_that_is_short() {
 }
 
 #[test]
+fn a_node_lends_out_of_another_block_than_the_one_that_was_asked() {
+    let (asked, other) = (block("n1").asked_by("n2"), Lease::new("p", "10.0.0.4/30".parse().unwrap(), "n1"));
+    let full = ["10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3"];
+    let changes = Node::new(&[asked.clone(), other.clone()], &full).duties(0);
+    let lent: Vec<_> = changes.iter().filter(|change| matches!(change, Change::Create(_))).collect();
+    assert!(lent.len() == 2 && lent.iter().all(|change| other.block.contains(&change.lease().address())));
+    assert_eq!(changes.last(), Some(&Change::Replace(block("n1"))));
+    // And who has borrowed out of any of them gives back.
+    let borrowed = Lease { granted: true, ..Lease::single("p", ip("10.0.0.5"), "n1", None) };
+    let lenders = [asked, other].map(|lease| Lease { node: Some("n3".into()), ..lease });
+    let changes =
+        Node::new(&[lenders[0].clone(), lenders[1].clone(), borrowed], &[]).duties(IDLE_WHILE_WANTED);
+    assert!(matches!(changes.as_slice(), [Change::Replace(lease)] if lease.released), "{changes:?}");
+}
+
+#[test]
 fn nothing_is_lent_twice_for_one_ask() {
     let asked = block("n1").asked_by("n2");
     let mut node = Node::new(std::slice::from_ref(&asked), &[]);
@@ -120,8 +137,23 @@ fn a_node_that_needs_what_it_has_lent_asks_for_it_in_its_own_lease_until_it_has_
     let short = block("n1").asked_by("n1");
     let loan = |ip_: &str| Lease { granted: true, ..Lease::single("p", ip(ip_), "n2", None) };
     let held = ["10.0.0.0", "10.0.0.1", "10.0.0.2"];
-    assert_eq!(Node::new(&[short.clone(), loan("10.0.0.3")], &held).duties(0), []);
+    let mut node = Node::new(&[short.clone(), loan("10.0.0.3")], &held);
+    assert_eq!(node.duties(0), [Change::Replace(block("n1"))]);
+    node.short = ["p".to_owned()].into();
+    assert_eq!(node.duties(0), []);
     assert_eq!(Node::new(&[short], &held).duties(0), [Change::Replace(block("n1"))]);
+}
+
+#[test]
+fn a_node_asks_and_keeps_what_it_has_borrowed_while_a_pod_here_is_short_and_no_longer() {
+    let (asked, theirs) = (block("n2").asked_by("n1"), block("n2"));
+    let borrowed = Lease { granted: true, ..Lease::single("p", ip("10.0.0.1"), "n1", None) };
+    let mut node = Node::new(&[asked.asked_by("n3"), borrowed.clone()], &[]);
+    node.short = ["p".to_owned()].into();
+    assert_eq!(node.duties(IDLE), []);
+    node.short.clear();
+    let released = Change::Replace(Lease { released: true, ..borrowed });
+    assert_eq!(node.duties(IDLE), [released, Change::Replace(theirs.asked_by("n3"))]);
 }
 
 #[test]
@@ -133,7 +165,8 @@ fn a_borrowed_address_goes_back_soon_when_a_third_node_asks_its_lender() {
     let asked = block("n2").asked_by("n3");
     assert_eq!(soon(&[asked.clone(), borrowed.clone()], &[]), released);
     assert_eq!(soon(&[asked.clone(), borrowed.clone()], &["10.0.0.1"]), []);
-    assert_eq!(soon(&[block("n2").asked_by("n1"), borrowed.clone()], &[]), []);
+    // An ask of its own, of which nothing is needed any more, is taken back.
+    assert_eq!(soon(&[block("n2").asked_by("n1"), borrowed.clone()], &[]), [Change::Replace(block("n2"))]);
     let not_yet = Lease { granted: false, ..borrowed.clone() };
     assert_eq!(soon(&[asked.clone(), not_yet], &[]), []);
     assert_eq!(Node::new(&[asked, borrowed], &[]).duties(IDLE_WHILE_WANTED - 1), []);
