@@ -79,9 +79,11 @@ impl Owner {
     pub(crate) fn claim_ahead(&mut self, world: &World) {
         let mut needed: BTreeMap<String, u128> =
             self.pools_in_use().into_iter().map(|pool| (pool, 0)).collect();
-        for pool in self.on_their_way(world) {
-            *needed.entry(pool).or_default() += 1;
+        let on_their_way: Vec<_> = self.on_their_way(world).collect();
+        for pool in &on_their_way {
+            *needed.entry(pool.clone()).or_default() += 1;
         }
+        self.leases.awaits(on_their_way.into_iter().collect());
         let now = std::time::Instant::now();
         let (labels, vain) = (world.node(&self.node).0, self.leases.vain());
         let known = self.leases.known(&labels, &vain, now);

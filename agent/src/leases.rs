@@ -51,6 +51,8 @@ pub struct Leases {
     vain: BTreeMap<String, Instant>,
     /// Pods that could not get an address, each with the pools it may use, until when.
     turned_away: BTreeMap<String, (Vec<String>, Instant)>,
+    /// Pools that pods which are bound to this node will ask first.
+    awaited: BTreeSet<String>,
     expected: BTreeMap<Owner, Instant>,
 }
 
@@ -78,6 +80,7 @@ impl Leases {
             asked: BTreeMap::new(),
             vain: BTreeMap::new(),
             turned_away: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             expected: BTreeMap::new(),
         }
     }
@@ -222,6 +225,11 @@ impl Leases {
         self.expected.insert(owner.clone(), now + EXPECTED);
     }
 
+    /// Pods that are bound to this node will ask these pools.
+    pub fn awaits(&mut self, pools: BTreeSet<String>) {
+        self.awaited = pools;
+    }
+
     /// A pod has no address of these pools, and its runtime will come back.
     pub fn lacks(&mut self, pod: String, pools: &[String], now: Instant) {
         self.turned_away.insert(pod, (pools.to_vec(), now + EXPECTED));
@@ -244,6 +252,7 @@ impl Leases {
             nodes,
             pending: &self.pending,
             short: &short,
+            awaited: &self.awaited,
             expected: &expected,
             now: self.clock(now),
         };

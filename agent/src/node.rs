@@ -180,10 +180,10 @@ impl Owner {
                 self.heed_leases();
             }
             self.serve();
-            if !newer && !self.parked.is_empty() {
+            let (begun, due) = (Instant::now(), Instant::now() >= repair);
+            if !newer && (due || !self.parked.is_empty()) {
                 self.heed_leases();
             }
-            let (begun, due) = (Instant::now(), Instant::now() >= repair);
             if due || changed && begun >= pass_from {
                 self.pass(due);
                 self.serve();
@@ -226,13 +226,13 @@ impl Owner {
         true
     }
 
-    /// Looks at the leases as the watch shows them, gives what is owed, and asks for what will soon be needed.
+    /// Looks at the leases as the watch shows them, asks for what will soon be needed, and gives what is owed.
     fn heed_leases(&mut self) {
         let Some(world) = self.world.clone() else { return };
         let (now, (_, cidrs)) = (Instant::now(), world.node(&self.node));
         self.leases.look(cidrs, &world.leases, &world.pools, now);
-        self.leases.fulfil(world.nodes.len(), now);
         self.claim_ahead(&world);
+        self.leases.fulfil(world.nodes.len(), now);
     }
 
     /// One pass over the kernel: observe, decide, bring about.
@@ -241,7 +241,6 @@ impl Owner {
         if due {
             self.release_what_no_pod_holds(&world);
         }
-        self.heed_leases();
         self.impaired = self.bring_about(&world).err();
         match self.impaired.clone() {
             None => self.begin(),

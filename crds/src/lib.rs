@@ -26,9 +26,6 @@ pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, IPRange, Outbound, PoolUsage
 pub use selector::selector;
 pub use service_engine::{ServiceEngine, ServiceEngineSpec, ServiceEngineStatus};
 
-/// The API group of every kind here.
-pub const GROUP: &str = "portolan.dev";
-
 /// The namespace that Portolan's own pods, leases and secrets live in.
 pub const NAMESPACE: &str = "portolan-system";
 

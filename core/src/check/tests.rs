@@ -249,6 +249,7 @@ impl World {
                 Need::Any | Need::Impossible(_) => None,
             })
             .collect();
+        let waited_for: BTreeSet<_> = node.parked.iter().flat_map(|pod| pod.pools.clone()).collect();
         let changes = duties(Holder {
             node: &node.name,
             pools: &self.pools,
@@ -256,7 +257,8 @@ impl World {
             book: &node.book,
             nodes: NODES,
             pending: &pending(node),
-            short: &node.parked.iter().flat_map(|pod| pod.pools.clone()).collect(),
+            short: &waited_for,
+            awaited: &waited_for,
             expected: &expected,
             now: self.now,
         });

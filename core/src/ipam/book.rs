@@ -144,13 +144,6 @@ impl Book {
         shelf.is_some_and(|shelf| shelf.allowed.contains(lease.address())) && !self.is_held(lease.address())
     }
 
-    /// Whether the address is free on a shelf that gives any address of its pool.
-    pub fn has_free(&self, pool: &str, address: IpAddr) -> bool {
-        let names = self.general.get(pool).into_iter().flatten();
-        let mut shelves = names.filter_map(|name| self.shelves.get(name));
-        !self.is_held(address) && shelves.any(|shelf| shelf.allowed.contains(address))
-    }
-
     /// Whether a pod holds the address.
     pub fn is_held(&self, address: IpAddr) -> bool {
         self.held.contains_key(&address)

@@ -29,6 +29,8 @@ pub struct Holder<'a> {
     pub pending: &'a BTreeMap<String, Change>,
     /// Pools of which a pod on this node could not get an address just now.
     pub short: &'a BTreeSet<String>,
+    /// Pools that pods which are bound to this node will ask first.
+    pub awaited: &'a BTreeSet<String>,
     /// Owners with a pod on this node that is about to need their address.
     pub expected: &'a [Owner],
     /// Now.
@@ -160,8 +162,12 @@ impl Holder<'_> {
             .any(|block| (block.name == cover.name || is_block_of(block, cover)) && asked(block))
     }
 
-    /// Whether this empty block is the one that the node keeps ahead of need.
+    /// Whether this empty block is one that the node keeps ahead of need: what was claimed for a pod stays until it has come,
+    /// however long that takes.
     fn is_headroom(self, lease: &Lease) -> bool {
+        if self.awaited.contains(&lease.pool) && !lease.is_single() {
+            return true;
+        }
         let Some(pool) = self.pools.get(&lease.pool) else { return false };
         let rest = self.book.free(&lease.pool).saturating_sub(self.book.free_in(&lease.name));
         let low = rest <= u128::from(pool.lease_size / 4);

@@ -1,3 +1,5 @@
+//! One node, its pools and what its watch shows, for each need.
+
 use super::*;
 use crate::ipam::lease::tests::pool;
 use crate::ipam::{Owner, owner::Kind};

@@ -1,3 +1,5 @@
+//! One node and what its watch shows, for each duty.
+
 use std::net::IpAddr;
 
 use super::*;
@@ -10,6 +12,7 @@ struct Node {
     book: Book,
     pending: BTreeMap<String, Change>,
     short: BTreeSet<String>,
+    awaited: BTreeSet<String>,
     expected: Vec<Owner>,
 }
 
@@ -19,12 +22,20 @@ impl Node {
         let (view, mut book): (View, _) = (leases.iter().cloned().collect(), Book::default());
         book.sync("n1", &[], &view, &pools, 0);
         assert!(held.iter().all(|address| book.take(ip(address))));
-        Self { pools, view, book, pending: BTreeMap::new(), short: BTreeSet::new(), expected: vec![] }
+        Self {
+            pools,
+            view,
+            book,
+            pending: BTreeMap::new(),
+            short: BTreeSet::new(),
+            awaited: BTreeSet::new(),
+            expected: vec![],
+        }
     }
 
     fn duties(&self, now: Millis) -> Vec<Change> {
-        let Self { pools, view, book, pending, short, expected } = self;
-        duties(Holder { node: "n1", pools, view, book, nodes: 3, pending, short, expected, now })
+        let Self { pools, view, book, pending, short, awaited, expected } = self;
+        duties(Holder { node: "n1", pools, view, book, nodes: 3, pending, short, awaited, expected, now })
     }
 }
 
@@ -52,6 +63,13 @@ fn a_block_that_nobody_uses_is_marked_and_then_goes() {
     let marked = Lease { released: true, ..block("n1") };
     assert_eq!(node.duties(IDLE), [Change::Replace(marked.clone())]);
     assert_eq!(Node::new(std::slice::from_ref(&marked), &[]).duties(0), [Change::Delete(marked)]);
+}
+
+#[test]
+fn a_block_that_was_claimed_for_a_pod_waits_for_it() {
+    let mut node = Node::new(&[block("n1")], &[]);
+    node.awaited = ["p".to_owned()].into();
+    assert_eq!(node.duties(IDLE * 100), []);
 }
 
 #[test]
