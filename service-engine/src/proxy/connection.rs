@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -25,14 +24,15 @@ const PROBES: u32 = 4;
 
 /// Serves one client. When no member answers, the client sees a reset, as from a port that nobody listens on; so it
 /// does when the service is removed.
-pub async fn serve(client: TcpStream, service: Arc<Virtual>) {
-    let _open = Open::new(service.clone());
+/// `open` is held until the client has been told.
+pub async fn serve(client: TcpStream, open: &Open) {
+    let service = &*open.service;
     let found = tokio::select! {
-        found = dial(&service) => found,
+        found = dial(service) => found,
         () = service.removed() => None,
     };
     match found {
-        Some((taken, member)) => relay(client, member, &taken, &service).await,
+        Some((taken, member)) => relay(client, member, &taken, service).await,
         None => {
             service.refused.fetch_add(1, Relaxed);
             reset(&client);

@@ -9,7 +9,7 @@ use portolan_wire::engine::Front;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-use super::service::Virtual;
+use super::service::{Open, Virtual};
 use super::{Alive, connection};
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -38,10 +38,10 @@ pub async fn accept(listener: TcpListener, service: Arc<Virtual>, alive: Alive) 
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
-                let (service, held) = (service.clone(), alive.subscribe());
+                let (open, held) = (Open::new(service.clone()), alive.subscribe());
                 tokio::spawn(async move {
-                    connection::serve(client, service).await;
-                    drop(held);
+                    connection::serve(client, &open).await;
+                    drop((open, held));
                 });
             }
             Err(error) => {

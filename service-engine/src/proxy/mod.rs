@@ -13,10 +13,11 @@ mod listen;
 pub mod metrics;
 pub mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use portolan_daemon::backoff::Backoff;
 use portolan_daemon::drain::Drain;
 use portolan_daemon::ready::Task;
@@ -24,6 +25,7 @@ use portolan_daemon::reconcile::{Loop, Next, Wake};
 use portolan_wire::engine::{Front, Protocol, Service};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::state::Accepted;
 use service::Virtual;
@@ -31,6 +33,8 @@ use service::Virtual;
 /// How often a listener that could not be opened is tried again, and dead ones are looked for.
 const REPAIR: Duration = Duration::from_secs(3);
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), most: REPAIR };
+/// How long the connections of removed services may take to be reset. Each only has to be scheduled.
+const CLOSE: Duration = Duration::from_secs(2);
 
 /// What listens.
 #[derive(Debug, Default)]
@@ -73,6 +77,17 @@ impl Drop for Listener {
     }
 }
 
+impl Listener {
+    /// Ends it and resets its connections. Returns when all of that has left the host.
+    async fn close(mut self) {
+        self.service.remove();
+        self.task.abort();
+        // Aborted, or ended before: either way nobody accepts any more.
+        let _ = (&mut self.task).await;
+        self.service.idle().await;
+    }
+}
+
 /// Held by every connection; closed when the last one has ended.
 type Alive = watch::Sender<()>;
 
@@ -93,6 +108,7 @@ pub async fn run(
     let held = alive.clone();
     let pass = async move |_cause| {
         let snapshots = accepted.borrow().clone();
+        close_removed(&mut listeners, &snapshots).await;
         let problems = converge(&mut listeners, &snapshots, &held);
         let first = problems.first_key_value().map(|(front, problem)| format!("{front}: {problem}"));
         let services = listeners.iter().map(|(front, listener)| (*front, listener.service.clone()));
@@ -102,32 +118,38 @@ pub async fn run(
     };
     // The listeners end with the loop; the connections go on.
     Loop::new("services", REPAIR, wake).with_backoff(BACKOFF).run(drain, pass).await;
-    if tokio::time::timeout(grace, alive.closed()).await.is_err() {
+    if timeout(grace, alive.closed()).await.is_err() {
         tracing::warn!(connections = alive.receiver_count(), "cut off at the end of the drain");
     }
 }
 
-/// Opens, changes and closes listeners. Returns those that could not be opened, and why.
+/// Closes what is accepted no more. Its resets leave before the status says that it is gone: its address is taken away
+/// then, and nothing can be said in its name any more.
+async fn close_removed(listeners: &mut BTreeMap<Front, Listener>, accepted: &Accepted) {
+    let wanted: BTreeSet<Front> = wanted(accepted).map(|service| service.front).collect();
+    let removed: Vec<Listener> =
+        listeners.extract_if(.., |front, _| !wanted.contains(front)).map(|(_, listener)| listener).collect();
+    if removed.is_empty() {
+        return;
+    }
+    for Listener { service, .. } in &removed {
+        tracing::info!(service = %service.current().name, front = %service.front, "closed");
+    }
+    if timeout(CLOSE, join_all(removed.into_iter().map(Listener::close))).await.is_err() {
+        tracing::warn!("connections of removed services are slow to end");
+    }
+}
+
+/// Opens and changes listeners. Returns those that could not be opened, and why.
 fn converge(
     listeners: &mut BTreeMap<Front, Listener>,
     accepted: &Accepted,
     alive: &Alive,
 ) -> BTreeMap<Front, String> {
-    let wanted: BTreeMap<Front, &Service> = accepted
-        .services()
-        .filter(|service| service.front.protocol == Protocol::Tcp)
-        .map(|service| (service.front, service))
-        .collect();
-    listeners.retain(|front, listener| {
-        let keep = wanted.contains_key(front);
-        if !keep {
-            listener.service.remove();
-            tracing::info!(service = %listener.service.current().name, %front, "closed");
-        }
-        keep && !listener.task.is_finished()
-    });
+    listeners.retain(|_, listener| !listener.task.is_finished());
     let mut problems = BTreeMap::new();
-    for (front, service) in wanted {
+    for service in wanted(accepted) {
+        let front = service.front;
         if let Some(listener) = listeners.get(&front) {
             listener.service.update(service);
             continue;
@@ -145,4 +167,9 @@ fn converge(
         }
     }
     problems
+}
+
+/// The accepted services that are listened for here.
+fn wanted(accepted: &Accepted) -> impl Iterator<Item = &Service> {
+    accepted.services().filter(|service| service.front.protocol == Protocol::Tcp)
 }

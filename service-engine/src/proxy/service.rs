@@ -16,7 +16,7 @@ pub struct Virtual {
     current: watch::Sender<Arc<Current>>,
     removed: watch::Sender<bool>,
     turn: AtomicUsize,
-    open: AtomicU64,
+    open: watch::Sender<u64>,
     /// Client connections since it listens.
     pub connections: AtomicU64,
     /// Client connections that no member took.
@@ -52,7 +52,8 @@ pub struct Member {
 /// Counts one client connection for as long as it is held.
 #[derive(Debug)]
 pub struct Open {
-    service: Arc<Virtual>,
+    /// The service it is counted for.
+    pub service: Arc<Virtual>,
 }
 
 /// Counts one connection to a member for as long as it is held.
@@ -71,7 +72,7 @@ impl Virtual {
             current: watch::Sender::new(Arc::new(Current { name: service.name.clone(), members })),
             removed: watch::Sender::new(false),
             turn: AtomicUsize::new(0),
-            open: AtomicU64::new(0),
+            open: watch::Sender::new(0),
             connections: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
@@ -112,7 +113,13 @@ impl Virtual {
 
     /// Client connections open now.
     pub fn open(&self) -> u64 {
-        self.open.load(Relaxed)
+        *self.open.borrow()
+    }
+
+    /// Returns when no client connection is open.
+    pub async fn idle(&self) {
+        // The sender cannot go away: it is part of this value.
+        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
     }
 
     /// The next member to try for one client, of those not yet `tried`. It counts as open from now on.
@@ -140,14 +147,14 @@ impl Open {
     /// One more client.
     pub fn new(service: Arc<Virtual>) -> Self {
         service.connections.fetch_add(1, Relaxed);
-        service.open.fetch_add(1, Relaxed);
+        service.open.send_modify(|open| *open += 1);
         Self { service }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.service.open.fetch_sub(1, Relaxed);
+        self.service.open.send_modify(|open| *open -= 1);
     }
 }
 

@@ -64,10 +64,12 @@ fn a_member_that_is_removed_keeps_its_connections_and_gets_no_new_one() {
 fn a_service_that_is_removed_resets_its_connections_and_gives_the_address_back() {
     let (bed, host) = (Bed::new(), Host::new());
     let (_engine, mut controller) = serve(&bed, &host, &[MEMBER_A]);
-    let running = Conversation::begin(&bed.client).unwrap();
+    // Enough of them that they cannot all be reset in one go before the address is taken away.
+    let running: Vec<Conversation> = (0..200).map(|_| Conversation::begin(&bed.client).unwrap()).collect();
     controller.no_services().push();
-    let kind = running.wait().unwrap_err().kind();
-    assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
+    for conversation in running {
+        assert_eq!(conversation.wait().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
     eventually("the address is gone", || !ip(&bed.engine, "address show dev eth0").contains(VIP));
 }
 
