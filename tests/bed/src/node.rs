@@ -97,9 +97,9 @@ impl Node {
     /// # Errors
     /// When its processes cannot be started.
     pub fn start(&mut self) -> Result<()> {
-        let script = self.folder.join("start").display().to_string();
-        let command =
-            ["unshare", "-m", "-p", "-f", "--kill-child", "--propagation", "private", "bash", &script];
+        let [join, script] = ["join", "start"].map(|file| self.folder.join(file).display().to_string());
+        let own = ["unshare", "-m", "-p", "-C", "-f", "--kill-child", "--propagation", "private"];
+        let command: Vec<_> = ["bash", &join].into_iter().chain(own).chain(["bash", &script]).collect();
         let log = self.folder.join("node.log");
         self.running = Some(self.host.spawn(&self.plan.name, &command, &log)?);
         Ok(())
@@ -195,10 +195,11 @@ fn configure(bed: &Bed, plan: &NodePlan, folder: &Path) -> Result<()> {
         .context("/usr/lib/cni/loopback (package containernetworking-plugins)")?;
     fs::write(folder.join("containerd.toml"), containerd(folder))?;
     let pki = bed.state.join("pki");
-    fs::write(folder.join("kubelet.json"), kubelet(bed.id(), plan, folder, &pki).to_string())?;
+    fs::write(folder.join("kubelet.json"), kubelet(plan, folder, &pki).to_string())?;
     fs::write(folder.join("proxy.json"), proxy(plan, &pki).to_string())?;
     let addresses = bed.plan.addresses(&plan.address()).join(",");
-    fs::write(folder.join("start"), script(&plan.name, &addresses, folder, &pki))?;
+    fs::write(folder.join("join"), join(bed.id(), &plan.name))?;
+    fs::write(folder.join("start"), script(bed.id(), &plan.name, &addresses, folder, &pki))?;
     Ok(())
 }
 
@@ -224,7 +225,7 @@ snapshotter = "native"
     )
 }
 
-fn kubelet(id: &str, plan: &NodePlan, folder: &Path, pki: &Path) -> serde_json::Value {
+fn kubelet(plan: &NodePlan, folder: &Path, pki: &Path) -> serde_json::Value {
     let none = json!({ "memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%",
         "nodefs.inodesFree": "0%", "imagefs.inodesFree": "0%" });
     json!({
@@ -237,8 +238,8 @@ fn kubelet(id: &str, plan: &NodePlan, folder: &Path, pki: &Path) -> serde_json::
         "authorization": { "mode": "AlwaysAllow" },
         "tlsCertFile": pki.join(format!("{}.crt", plan.name)),
         "tlsPrivateKeyFile": pki.join(format!("{}.key", plan.name)),
-        "cgroupDriver": "cgroupfs", "failCgroupV1": false, "cgroupsPerQOS": false, "enforceNodeAllocatable": [],
-        "cgroupRoot": format!("/ptl{id}"), "failSwapOn": false, "evictionHard": none,
+        "cgroupDriver": "cgroupfs", "failCgroupV1": false, "cgroupsPerQOS": true, "enforceNodeAllocatable": [],
+        "failSwapOn": false, "evictionHard": none,
         "nodeStatusUpdateFrequency": "2s", "maxPods": 250, "registerNode": true, "localStorageCapacityIsolation": false,
         "volumeStatsAggPeriod": "0s", "resolvConf": "", "shutdownGracePeriod": "0s",
     })
@@ -253,9 +254,31 @@ fn proxy(plan: &NodePlan, pki: &Path) -> serde_json::Value {
     })
 }
 
-/// The node's first process. /sys is fresh so that /sys/class/net is this namespace's, with the machine's control groups
+/// Joins control groups of the node's own and becomes the given command. (A group of version 1 has no processors and no
+/// memory before it is told.) With them, and with a namespace of them, kubelet keeps the books of its own pods alone: all
+/// kubelets of all beds in the machine's groups would keep those of all pods.
+fn join(id: &str, name: &str) -> String {
+    format!(
+        r#"set -e
+for controller in /sys/fs/cgroup/*; do
+  group=$controller
+  for name in ptl{id} {name}; do
+    mkdir -p $group/$name
+    for file in cpuset.cpus cpuset.mems; do
+      if [ -e $group/$file ]; then cat $group/$file >$group/$name/$file; fi
+    done
+    group=$group/$name
+  done
+  echo $$ >$group/cgroup.procs
+done
+exec "$@"
+"#
+    )
+}
+
+/// The node's first process. /sys is fresh so that /sys/class/net is this namespace's, with the node's control groups
 /// bound back; /run is the node's own and shared, so that kubelet can propagate mounts.
-fn script(name: &str, addresses: &str, folder: &Path, pki: &Path) -> String {
+fn script(id: &str, name: &str, addresses: &str, folder: &Path, pki: &Path) -> String {
     let hyperkube = hyperkube();
     let (folder, pki, hyperkube) = (folder.display(), pki.display(), hyperkube.display());
     let binds: String = PRIVATE
@@ -265,10 +288,20 @@ fn script(name: &str, addresses: &str, folder: &Path, pki: &Path) -> String {
     format!(
         r#"set -e
 mount -t proc proc /proc
-mkdir -p {folder}/cgroup
-mount --rbind /sys/fs/cgroup {folder}/cgroup
+for group in /sys/fs/cgroup/*/ptl{id}/{name}; do
+  controller={folder}/cgroup/$(basename ${{group%/ptl*}})
+  mkdir -p $controller
+  mount --bind $group $controller
+done
 mount -t sysfs sysfs /sys
 mount --rbind {folder}/cgroup /sys/fs/cgroup
+for group in /sys/fs/cgroup/*; do
+  mkdir -p $group/system
+  for file in cpuset.cpus cpuset.mems; do
+    if [ -e $group/$file ]; then cat $group/$file >$group/system/$file; fi
+  done
+  echo 1 >$group/system/cgroup.procs
+done
 mount -t tmpfs tmpfs /run
 mount --make-rshared /run
 mkdir -p /run/netns /run/lock
