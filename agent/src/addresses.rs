@@ -1,6 +1,7 @@
 //! Which addresses a pod gets: its pools, its need, core's decision; and the same in words for who asks why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use portolan_core::ipam::choose::choose;
 use portolan_core::ipam::decide::{Chosen, Decision, ahead, decide};
@@ -12,6 +13,9 @@ use portolan_wire::inspect::{self, Candidate, Explanation, Verdict};
 use crate::node::Owner;
 use crate::records::Given;
 use crate::world::{PodFacts, World, asker};
+
+/// Kubelet asks for a pod's addresses within this time, or the pod is stuck before that.
+const STUCK: Duration = Duration::from_secs(60);
 
 /// What an ADD waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +49,7 @@ impl Owner {
             Ok(wish) => wish,
             Err(waits_for) => return Ok(Err(waits_for)),
         };
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         match &wish.need {
             Need::Kept(owner) | Need::Fixed(owner, _) => self.leases.expect(owner, now),
             Need::Any | Need::Impossible(_) => {}
@@ -77,34 +81,42 @@ impl Owner {
     /// Claims what will soon be needed: blocks for the pods that are bound to this node and have not been asked for yet, and of
     /// pools that are in use here and run low.
     pub(crate) fn claim_ahead(&mut self, world: &World) {
-        let mut needed: BTreeMap<String, u128> =
-            self.pools_in_use().into_iter().map(|pool| (pool, 0)).collect();
-        let on_their_way: Vec<_> = self.on_their_way(world).collect();
-        for pool in &on_their_way {
-            *needed.entry(pool.clone()).or_default() += 1;
-        }
-        self.leases.awaits(on_their_way.into_iter().collect());
-        let now = std::time::Instant::now();
+        let now = Instant::now();
+        let awaited = self.awaited(world, now);
+        let in_use = self.pools_in_use().into_iter().map(|pool| (pool, 0));
+        let needed: BTreeMap<String, usize> = in_use.chain(awaited.clone()).collect();
+        self.leases.awaits(awaited);
         let (labels, vain) = (world.node(&self.node).0, self.leases.vain());
         let known = self.leases.known(&labels, &vain, now);
         let pools = needed.iter().filter_map(|(pool, pods)| Some((world.pools.get(pool)?, *pods)));
         let claims: Vec<_> =
-            pools.flat_map(|(pool, pods)| ahead(pool, world.nodes.len(), pods, known)).collect();
+            pools.flat_map(|(pool, pods)| ahead(pool, world.nodes.len(), pods as u128, known)).collect();
         self.leases.send(claims, now);
     }
 
-    /// The first pool of each pod that will ask for an address here.
-    fn on_their_way<'a>(&'a self, world: &'a World) -> impl Iterator<Item = String> + 'a {
-        let has = |namespace: &str, name: &str| {
-            self.records.iter().any(|record| record.namespace == namespace && record.pod == name)
-        };
-        let starting = world.pods.iter().filter(|(_, pod)| pod.starts);
-        starting.filter_map(move |((namespace, name), pod)| {
-            let asker = asker(namespace, pod, world.namespaces.get(namespace)?, &[]);
-            let pools = choose(asker, &world.pools).ok().filter(|_| !has(namespace, name))?;
-            let gives = |pool: &&String| world.pools.get(*pool).is_some_and(|pool| pool.enabled);
-            pools.iter().find(gives).cloned()
-        })
+    /// How many pods will ask each pool first, of those that were bound to this node a moment ago and have no address yet. One
+    /// that is stuck before that, for want of a volume maybe, keeps no address from others for long.
+    fn awaited(&mut self, world: &World, now: Instant) -> BTreeMap<String, usize> {
+        let starting: BTreeMap<_, _> = world.pods.iter().filter(|(_, pod)| pod.starts).collect();
+        let have: BTreeSet<(&str, &str)> =
+            self.records.iter().map(|record| (record.namespace.as_str(), record.pod.as_str())).collect();
+        let has = |(namespace, name): &(String, String)| have.contains(&(namespace.as_str(), name.as_str()));
+        self.bound.retain(|pod, _| starting.contains_key(pod) && !has(pod));
+        let mut awaited = BTreeMap::new();
+        for (pod, facts) in starting.into_iter().filter(|(pod, _)| !has(pod)) {
+            let since = *self.bound.entry(pod.clone()).or_insert(now);
+            if now.duration_since(since) >= STUCK {
+                continue;
+            }
+            let first = world.namespaces.get(&pod.0).and_then(|namespace| {
+                let pools = choose(asker(&pod.0, facts, namespace, &[]), &world.pools).ok()?;
+                pools.into_iter().find(|pool| world.pools.get(pool).is_some_and(|pool| pool.enabled))
+            });
+            if let Some(pool) = first {
+                *awaited.entry(pool).or_default() += 1;
+            }
+        }
+        awaited
     }
 
     /// Whether one of these pools could give a pod on this node an address; where none is named, the node's own pod CIDR or
@@ -188,7 +200,7 @@ impl Owner {
 
     fn would(&self, world: &World, pools: &[String], need: &Need) -> Decision {
         let (labels, vain) = (world.node(&self.node).0, self.leases.vain());
-        decide(pools, need, self.leases.known(&labels, &vain, std::time::Instant::now()))
+        decide(pools, need, self.leases.known(&labels, &vain, Instant::now()))
     }
 
     fn candidate(&self, world: &World, pool: &[String], need: &Need) -> Candidate {

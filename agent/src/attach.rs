@@ -15,10 +15,11 @@ use portolan_core::{ports, rank};
 use portolan_wire::cni::{Address, Attachment, Failure, Pair, Request, Response, Scope, code};
 
 use crate::addresses::WaitsFor;
-use crate::kernel::host_mac;
+use crate::kernel::{container_mac, host_mac};
 use crate::metrics::Because;
 use crate::node::Owner;
 use crate::records::{Given, Key, Record, host_port};
+use crate::words::Word;
 use crate::world::World;
 
 /// Done, or what it waits for.
@@ -69,8 +70,8 @@ impl Owner {
             scope: request.scope,
             addresses,
             ports: request.ports.clone(),
-            container_mac: None,
             mtu,
+            complete: false,
         };
         self.attach(&world, record, netns).map(|record| Ok(Response::Added(attachment(&record))))
     }
@@ -104,8 +105,8 @@ impl Owner {
     /// Whether an earlier ADD came to its end, and what it made is still in this namespace.
     fn is_there(&mut self, record: &Record, netns: Option<&OwnedFd>) -> Result<bool, Failure> {
         match netns.filter(|_| record.scope == Scope::Interface) {
-            Some(netns) if record.is_complete() => Ok(self.missing(record, netns)?.is_empty()),
-            _ => Ok(record.is_complete()),
+            Some(netns) if record.complete => Ok(self.missing(record, netns)?.is_empty()),
+            _ => Ok(record.complete),
         }
     }
 
@@ -170,7 +171,7 @@ impl Owner {
         removed.map_err(|error| wiring(record, &error))?;
         self.records.remove(&record.key()).map_err(|error| unwritten(record, &error))?;
         record.ips().for_each(|ip| self.leases.give_back(ip));
-        self.history.released(record, reason, Timestamp::now());
+        self.words.push(Word::Released(record.clone(), reason.to_owned(), Timestamp::now()));
         Ok(())
     }
 
@@ -183,40 +184,34 @@ impl Owner {
         })
     }
 
-    fn attach(
-        &mut self,
-        world: &World,
-        mut record: Record,
-        netns: Option<&OwnedFd>,
-    ) -> Result<Record, Failure> {
+    fn attach(&mut self, world: &World, record: Record, netns: Option<&OwnedFd>) -> Result<Record, Failure> {
         let marks =
             self.marks_for(world, &record).map_err(|why| Failure::later("egress cannot be decided", why))?;
         if let Some(held) = record.ips().find(|ip| self.leases.book().is_held(*ip)) {
             return Err(Failure::later(format!("{held} is held"), "the runtime will come back"));
         }
-        self.records.put(record.clone()).map_err(|error| unwritten(&record, &error))?;
+        self.records.begin(record.clone()).map_err(|error| unwritten(&record, &error))?;
         record.ips().for_each(|ip| {
             self.leases.take(ip);
         });
-        self.unsaid.push(record.clone());
-        let Some(netns) = netns.filter(|_| record.scope == Scope::Interface) else { return Ok(record) };
-        let routed = self.routed(&record);
-        let wired = self.hands.add_pod(&record, netns.as_fd(), &marks, &record.openings(), routed);
-        let wired = wired.map_err(|error| wiring(&record, &error)).and_then(|wired| {
-            record.container_mac = Some(wired.container_mac.to_string());
-            self.records.put(record.clone()).map_err(|error| unwritten(&record, &error))
-        });
-        match wired {
-            Ok(()) => Ok(record),
-            Err(failure) => {
-                self.record_assigned();
-                // Where this fails too, the record stays, and with it the address, until DEL or the next pass.
-                if let Err(more) = self.release(&record, "ADD failed") {
-                    tracing::warn!(%more, "what a failed ADD left behind stays for now");
-                }
-                Err(failure)
+        self.words.push(Word::Assigned(record.clone(), Timestamp::now()));
+        let wired = match netns.filter(|_| record.scope == Scope::Interface) {
+            Some(netns) => {
+                let routed = self.routed(&record);
+                let wired = self.hands.add_pod(&record, netns.as_fd(), &marks, &record.openings(), routed);
+                wired.map_err(|error| wiring(&record, &error))
             }
+            None => Ok(()),
+        };
+        let complete = |()| self.records.complete(&record.key()).map_err(|error| unwritten(&record, &error));
+        if let Err(failure) = wired.and_then(complete) {
+            // Where this fails too, the record stays, and with it the address, until DEL or the next pass.
+            if let Err(more) = self.release(&record, "ADD failed") {
+                tracing::warn!(%more, "what a failed ADD left behind stays for now");
+            }
+            return Err(failure);
         }
+        Ok(record)
     }
 
     /// Whether the node routes the pod's addresses to it: not those that another node has while a virtual machine migrates.
@@ -265,7 +260,7 @@ fn attachment(record: &Record) -> Attachment {
     let link = Pair {
         host_interface: record.host_interface.clone(),
         host_mac: host_mac(),
-        container_mac: record.container_mac.clone().unwrap_or_default(),
+        container_mac: container_mac(record),
         mtu: record.mtu,
     };
     let address = |given: &Given| Address {

@@ -5,7 +5,6 @@
 //! watch shows: a change that came too late is no error, somebody else's is there then. A request whose answer was lost may
 //! arrive at any later time; each names the version it was decided on, so it then changes nothing that has changed since.
 
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -16,6 +15,7 @@ use portolan_crds::IPLease;
 use portolan_crds::change::{Outcome, ask};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::inbox::Post;
 use crate::node::Event;
 
 /// What became of a change.
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 8;
 
 /// Carries changes for ever.
-pub async fn carry(client: Client, changes: UnboundedReceiver<Change>, owner: Sender<Event>) {
+pub async fn carry(client: Client, changes: UnboundedReceiver<Change>, owner: Post) {
     let api: Api<IPLease> = Api::all(client);
     let changes =
         futures::stream::unfold(changes, async |mut changes| Some((changes.recv().await?, changes)));
@@ -45,7 +45,7 @@ pub async fn carry(client: Client, changes: UnboundedReceiver<Change>, owner: Se
         };
         let lease = change.lease().name.clone();
         // The owner is gone only when the agent ends.
-        let _ = owner.send(Event::Answer(Answer { lease, outcome }));
+        owner.send(Event::Answer(Answer { lease, outcome }));
     };
     changes.for_each_concurrent(AT_ONCE, each).await;
 }

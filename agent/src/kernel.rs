@@ -28,7 +28,7 @@ use portolan_linux::rules::Family;
 use portolan_linux::sysctl::Setting;
 use portolan_linux::{Address, Fdb, Kernel, Link, Mac, Neighbour, Report, Route, Rule, Vxlan};
 
-pub use pods::{Seen, host_mac};
+pub use pods::{Seen, container_mac, host_mac};
 
 use crate::table;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use portolan_core::ipam::decide::Known;
-use portolan_core::ipam::duties::{Holder, duties};
+use portolan_core::ipam::duties::{Holder, duties, turn};
 use portolan_core::ipam::{Book, Change, Lease, Millis, Owner, Pool, View};
 use portolan_core::labels::Labels;
 use portolan_crds::change::Outcome;
@@ -22,10 +22,11 @@ use crate::changes::Answer;
 const PAUSE: Duration = Duration::from_secs(5);
 /// The watch is behind the answer by no more than this, or never shows what the answer was about.
 const BEHIND: Duration = Duration::from_secs(5);
-/// A node that does not lend an address within this time has none, or is not there: time enough for a third one to give
-/// back what it does not need.
-const LENDING: Duration = Duration::from_secs(2);
-/// Who had nothing to lend is not asked again for so long.
+/// Where no node lends an address within this time, there is none: each has had its turn by then ([`turn`]).
+const LENDING: Duration = Duration::from_secs(3);
+/// What another node lends shows up within this time after it has taken the ask off.
+const SHOWN: Duration = Duration::from_secs(1);
+/// Where there was none, none is waited for again for so long.
 const VAIN: Duration = Duration::from_secs(10);
 /// A runtime comes back for a pod within this time.
 const EXPECTED: Duration = Duration::from_secs(30);
@@ -46,21 +47,33 @@ pub struct Leases {
     /// Of these, what the API server has answered, and when.
     answered: BTreeMap<String, Instant>,
     paused: BTreeMap<String, Instant>,
-    /// Blocks of others out of which this node has asked for addresses.
+    /// Blocks in which this node has asked for addresses.
     asked: BTreeMap<String, Asked>,
-    vain: BTreeMap<String, Instant>,
+    /// Pools and families (IPv4?) that had none, until when.
+    vain: BTreeMap<(String, bool), Instant>,
+    /// When it is this node's turn to answer the asks of others, by block and asker.
+    turns: BTreeMap<(String, String), Millis>,
     /// Pods that could not get an address, each with the pools it may use, until when.
     turned_away: BTreeMap<String, (Vec<String>, Instant)>,
-    /// Pools that pods which are bound to this node will ask first.
-    awaited: BTreeSet<String>,
+    /// How many pods that are bound to this node will ask each pool first.
+    awaited: BTreeMap<String, usize>,
     expected: BTreeMap<Owner, Instant>,
 }
 
-/// What was asked of the holder of a block.
+/// What was asked for in a block.
 struct Asked {
     since: Instant,
     /// How many addresses of the pool this node had borrowed then.
     had: usize,
+    /// The watch shows the ask, or showed it once and since when not any more.
+    seen: Seen,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    NotYet,
+    Stands,
+    TakenOff(Instant),
 }
 
 impl Leases {
@@ -79,8 +92,9 @@ impl Leases {
             paused: BTreeMap::new(),
             asked: BTreeMap::new(),
             vain: BTreeMap::new(),
+            turns: BTreeMap::new(),
             turned_away: BTreeMap::new(),
-            awaited: BTreeSet::new(),
+            awaited: BTreeMap::new(),
             expected: BTreeMap::new(),
         }
     }
@@ -127,6 +141,7 @@ impl Leases {
         if !same {
             (self.view, self.pools, self.cidrs) = (Arc::clone(view), Arc::clone(pools), cidrs);
             self.book.sync(&self.node, &self.cidrs, &self.view, &self.pools, self.clock(now));
+            self.heed_asks(self.clock(now));
         }
         self.heed_answers(now);
         self.settle(now);
@@ -148,7 +163,7 @@ impl Leases {
         // Another node takes the ask off and makes the loans at once, and they show up in any order.
         let lends = |change: &Change| {
             let asked = self.asked.get(&change.lease().name).filter(|_| !change.lease().is_of(&self.node));
-            asked.is_some_and(|asked| now.duration_since(asked.since) < LENDING)
+            asked.is_some_and(|asked| asked.seen != Seen::Stands)
         };
         self.pending.retain(|name, change| lends(change) || !shown(change) && !behind(name));
         self.answered.retain(|name, _| self.pending.contains_key(name));
@@ -158,21 +173,65 @@ impl Leases {
         self.expected.retain(|_, until| *until > now);
     }
 
-    /// Who was asked for addresses and has lent none in time, has none.
+    /// Takes a turn for each ask of another node when it shows up.
+    fn heed_asks(&mut self, now: Millis) {
+        let (node, view) = (&self.node, &self.view);
+        let asks = view.iter().filter(|lease| lease.is_block()).flat_map(|lease| {
+            let askers = lease.asks.iter().filter(|asker| *asker != node);
+            askers.map(move |asker| ((lease.name.clone(), asker.clone()), lease))
+        });
+        let before = std::mem::take(&mut self.turns);
+        self.turns = asks
+            .filter_map(|(ask, lease)| {
+                let at = match before.get(&ask) {
+                    Some(at) => *at,
+                    None => now + turn(node, lease, &ask.1, view)?,
+                };
+                Some((ask, at))
+            })
+            .collect();
+    }
+
+    /// When it is this node's turn next to answer an ask that stands.
+    pub fn next_turn(&self, now: Instant) -> Option<Instant> {
+        let clock = self.clock(now);
+        self.turns.values().filter(|turn| **turn > clock).min().map(|turn| self.instant(*turn))
+    }
+
+    /// An ask that stands for long is in vain. One that was taken off is answered, or not needed any more.
     fn heed_answers(&mut self, now: Instant) {
         let (node, view, vain) = (&self.node, &self.view, &mut self.vain);
         self.asked.retain(|name, asked| {
             let Some(lease) = view.get(name) else { return false };
-            if borrowed(view, lease, node) > asked.had {
-                vain.remove(name);
-                return false;
+            let of = (lease.pool.clone(), lease.is_ipv4());
+            asked.seen = match (lease.asks.contains(node), asked.seen) {
+                (true, _) => Seen::Stands,
+                (false, Seen::Stands) => Seen::TakenOff(now),
+                (false, other) => other,
+            };
+            match asked.seen {
+                Seen::Stands => {
+                    if now.duration_since(asked.since) >= LENDING {
+                        vain.insert(of, now + VAIN);
+                    }
+                    true
+                }
+                Seen::NotYet => {
+                    now.duration_since(asked.since) < LENDING && borrowed(view, lease, node) <= asked.had
+                }
+                Seen::TakenOff(at) => {
+                    vain.remove(&of);
+                    now.duration_since(at) < SHOWN && borrowed(view, lease, node) <= asked.had
+                }
             }
-            let late = now.duration_since(asked.since) >= LENDING;
-            if late {
-                vain.insert(name.clone(), now + VAIN);
-            }
-            !late || lease.asks.contains(node)
         });
+        // One that stands is waited for, whoever sent it and whatever came of others meanwhile.
+        let standing = view.iter().filter(|lease| lease.asks.contains(node) && lease.is_block());
+        for lease in standing {
+            let had = borrowed(view, lease, node);
+            let seen = Seen::Stands;
+            self.asked.entry(lease.name.clone()).or_insert(Asked { since: now, had, seen });
+        }
     }
 
     /// Asks the API server for these, but for leases of which a change is under way or was refused just now.
@@ -195,9 +254,10 @@ impl Leases {
     }
 
     fn note_ask(&mut self, changed: &Lease, now: Instant) {
-        if changed.asks.contains(&self.node) && changed.owner.is_none() && !changed.is_single() {
+        if changed.asks.contains(&self.node) && changed.is_block() {
             let had = borrowed(&self.view, changed, &self.node);
-            self.asked.insert(changed.name.clone(), Asked { since: now, had });
+            let seen = Seen::NotYet;
+            self.asked.insert(changed.name.clone(), Asked { since: now, had, seen });
         }
     }
 
@@ -225,9 +285,9 @@ impl Leases {
         self.expected.insert(owner.clone(), now + EXPECTED);
     }
 
-    /// Pods that are bound to this node will ask these pools.
-    pub fn awaits(&mut self, pools: BTreeSet<String>) {
-        self.awaited = pools;
+    /// So many pods that are bound to this node will ask each of these pools.
+    pub fn awaits(&mut self, pods: BTreeMap<String, usize>) {
+        self.awaited = pods;
     }
 
     /// A pod has no address of these pools, and its runtime will come back.
@@ -243,7 +303,10 @@ impl Leases {
     /// Does what this node owes the others.
     pub fn fulfil(&mut self, nodes: usize, now: Instant) {
         let expected: Vec<_> = self.expected.keys().cloned().collect();
-        let short = self.turned_away.values().flat_map(|(pools, _)| pools.clone()).collect();
+        let mut short = BTreeMap::new();
+        for pool in self.turned_away.values().flat_map(|(pools, _)| pools) {
+            *short.entry(pool.clone()).or_default() += 1;
+        }
         let holder = Holder {
             node: &self.node,
             pools: &self.pools,
@@ -253,6 +316,7 @@ impl Leases {
             pending: &self.pending,
             short: &short,
             awaited: &self.awaited,
+            turns: &self.turns,
             expected: &expected,
             now: self.clock(now),
         };
@@ -267,13 +331,18 @@ impl Leases {
         mine.chain(wanted.map(|change| (change.lease(), Some(change))))
     }
 
-    /// Blocks of others that have nothing to lend.
-    pub fn vain(&self) -> BTreeSet<String> {
+    /// Pools and families (IPv4?) of which no node can spare an address.
+    pub fn vain(&self) -> BTreeSet<(String, bool)> {
         self.vain.keys().cloned().collect()
     }
 
     /// What decisions are made with.
-    pub fn known<'a>(&'a self, labels: &'a Labels, vain: &'a BTreeSet<String>, now: Instant) -> Known<'a> {
+    pub fn known<'a>(
+        &'a self,
+        labels: &'a Labels,
+        vain: &'a BTreeSet<(String, bool)>,
+        now: Instant,
+    ) -> Known<'a> {
         Known {
             node: &self.node,
             labels,
@@ -288,15 +357,18 @@ impl Leases {
     }
 }
 
-/// How many addresses of a block's pool a node has borrowed.
+/// How many addresses of a block's pool and family a node has borrowed.
 fn borrowed(view: &View, block: &Lease, node: &str) -> usize {
     let loans = view.of(node).filter(|lease| lease.pool == block.pool && lease.owner.is_none());
-    loans.filter(|lease| lease.is_single() && lease.granted).count()
+    loans.filter(|lease| lease.is_single() && lease.granted && lease.is_ipv4() == block.is_ipv4()).count()
 }
 
 fn millis(span: Duration) -> Millis {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod simulation;
 
 #[cfg(test)]
 mod tests {
@@ -391,7 +463,7 @@ mod tests {
         look(&mut leases, &[block("node-2", "3")], now);
         assert!(leases.pending.contains_key(&ask().lease().name));
         look(&mut leases, &[block("node-2", "3")], now + LENDING);
-        assert!(leases.pending.is_empty() && leases.vain().len() == 1);
+        assert!(leases.pending.is_empty() && leases.vain().is_empty());
     }
 
     #[test]

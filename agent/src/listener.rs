@@ -1,26 +1,22 @@
 //! The unix socket that the CNI binary calls: one connection, one request, one response.
 //!
-//! Owns the socket. One thread accepts, reads the request and hands it to the node's owner together with the connection; the
-//! owner's thread writes the answer. Every thread or task more on this way is one more to be woken, which costs a pod start
-//! more than what it does. A peer that does not send at once gets a thread of its own; one that sends rubbish or hangs up
-//! ends its own connection and nothing else.
+//! The node's owner accepts ([`crate::inbox`]), reads the request and writes the answer, all in its one thread. A peer that does
+//! not send at once gets a thread of its own; one that sends rubbish or hangs up ends its own connection and nothing else.
 
 use std::fs;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as Connection;
+use std::os::unix::net::{UnixListener, UnixStream as Connection};
 use std::path::Path;
-use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recv, recvmsg};
-use portolan_wire::cni::{self, Failure, PROTOCOL, Request, Response};
-use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use portolan_wire::cni::{self, Failure, Malformed, PROTOCOL, Request, Response};
 
+use crate::inbox::Post;
 use crate::node::Event;
 
 /// A request on its way to the owner.
@@ -56,7 +52,7 @@ impl Reply {
 
     fn write(&mut self, response: &Response) -> io::Result<()> {
         let Some(mut connection) = self.0.take() else { return Ok(()) };
-        connection.write_all(&cni::encode(response)?)
+        connection.write_all(&cni::encode(response).map_err(malformed)?)
     }
 }
 
@@ -91,60 +87,38 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves as long as there is a thread for it.
-pub async fn serve(listener: UnixListener, owner: Sender<Event>) {
-    let (gone, over) = oneshot::channel::<()>();
-    let accept = move || {
-        let _gone = gone;
-        match listener.into_std().and_then(|listener| listener.set_nonblocking(false).map(|()| listener)) {
-            Ok(listener) => listener.incoming().for_each(|connection| meet(connection, &owner)),
-            Err(why) => tracing::error!(%why, "the CNI socket cannot be served"),
-        }
-    };
-    if let Err(why) = thread::Builder::new().name("cni".to_owned()).spawn(accept) {
-        tracing::error!(%why, "no thread for the CNI socket");
-        return;
-    }
-    // The sender is dropped with the thread, which is what is waited for.
-    let _ = over.await;
-}
-
-fn meet(connection: io::Result<Connection>, owner: &Sender<Event>) {
-    let connection = match connection {
-        Ok(connection) => connection,
-        // Out of descriptors: the ones in use have to end first.
-        Err(why) => {
-            tracing::warn!(%why, "the CNI socket accepts nobody");
-            thread::sleep(Duration::from_millis(100));
-            return;
-        }
-    };
+/// The call of a peer that has just connected; `None` where it comes by post, or not at all.
+pub fn meet(connection: Connection, post: &Post) -> Option<Event> {
     let begun = poll(&mut [PollFd::new(connection.as_fd(), PollFlags::POLLIN)], PollTimeout::from(AT_ONCE));
     if begun.is_ok_and(|ready| ready > 0) {
-        converse(connection, owner);
-        return;
+        return converse(connection);
     }
-    let owner = owner.clone();
-    if let Err(why) = thread::Builder::new().spawn(move || converse(connection, &owner)) {
+    let post = post.clone();
+    // Where the owner has ended, the call is dropped with its reply, which says so.
+    let wait = move || converse(connection).map(|call| post.send(call));
+    if let Err(why) = thread::Builder::new().name("cni".to_owned()).spawn(wait) {
         tracing::warn!(%why, "no thread for a call on the CNI socket");
     }
+    None
 }
 
-fn converse(mut connection: Connection, owner: &Sender<Event>) {
+fn converse(mut connection: Connection) -> Option<Event> {
     let received = connection.set_read_timeout(Some(PATIENCE)).and_then(|()| receive(&mut connection));
     let (request, netns) = match received {
         Ok(received) => received,
-        Err(why) => return tracing::warn!(%why, "a call on the CNI socket was cut off"),
+        Err(why) => {
+            tracing::warn!(%why, "a call on the CNI socket was cut off");
+            return None;
+        }
     };
     let reply = Reply(Some(connection));
     if request.protocol == PROTOCOL {
-        // Where the owner has ended, the call comes back and is dropped with its reply, which says so.
-        drop(owner.send(Event::Call(Box::new(Call { request, netns, reply }))));
-        return;
+        return Some(Event::Call(Box::new(Call { request, netns, reply })));
     }
     let message = format!("the CNI binary speaks protocol {}, the agent {PROTOCOL}", request.protocol);
     // Who has gone needs no answer.
     let _ = reply.send(Response::Failed(Failure::later(message, "an upgrade is under way")));
+    None
 }
 
 /// One frame, and the descriptor that came with its first byte.
@@ -152,9 +126,13 @@ fn receive(connection: &mut Connection) -> io::Result<(Request, Option<OwnedFd>)
     let mut prefix = [0; 4];
     let (got, netns) = receive_first(connection.as_raw_fd(), &mut prefix)?;
     connection.read_exact(prefix.get_mut(got..).unwrap_or_default())?;
-    let mut body = vec![0; cni::body_length(prefix)?];
+    let mut body = vec![0; cni::body_length(prefix).map_err(malformed)?];
     connection.read_exact(&mut body)?;
-    Ok((cni::decode(&body)?, netns))
+    Ok((cni::decode(&body).map_err(malformed)?, netns))
+}
+
+fn malformed(why: Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 #[allow(unsafe_code)]
@@ -180,16 +158,27 @@ fn receive_first(socket: RawFd, prefix: &mut [u8; 4]) -> io::Result<(usize, Opti
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::time::Instant;
 
     use super::*;
+    use crate::inbox::Inbox;
+
+    /// The one answer, after which the agent hangs up.
+    fn heard(plugin: &mut Connection) -> Response {
+        let mut bytes = vec![];
+        plugin.read_to_end(&mut bytes).unwrap();
+        let (prefix, body) = bytes.split_first_chunk().unwrap();
+        assert_eq!(cni::body_length(*prefix).unwrap(), body.len());
+        cni::decode(body).unwrap()
+    }
 
     #[test]
     fn a_call_that_nobody_answers_is_told_that_the_agent_is_stopping() {
         let (mut plugin, agent) = Connection::pair().unwrap();
         drop(Reply(Some(agent)));
-        let response: Response = cni::read(&mut plugin).unwrap();
-        assert!(matches!(response, Response::Failed(failure) if failure.message.contains("stopping")));
+        assert!(
+            matches!(heard(&mut plugin), Response::Failed(failure) if failure.message.contains("stopping"))
+        );
     }
 
     #[test]
@@ -198,8 +187,7 @@ mod tests {
         let reply = Reply(Some(agent));
         assert!(!reply.is_closed());
         reply.send(Response::Done).unwrap();
-        assert_eq!(cni::read::<Response>(&mut plugin).unwrap(), Response::Done);
-        assert_eq!(plugin.read(&mut [0]).unwrap(), 0);
+        assert_eq!(heard(&mut plugin), Response::Done);
         let (plugin, agent) = Connection::pair().unwrap();
         drop(plugin);
         assert!(Reply(Some(agent)).is_closed());
@@ -207,14 +195,14 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_send_holds_nobody_up() {
-        let (owner, inbox) = channel();
-        let (mut slow, first) = Connection::pair().unwrap();
-        let (mut quick, second) = Connection::pair().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let (inbox, _post) = Inbox::new(bind(&path).unwrap()).unwrap();
+        let mut slow = Connection::connect(&path).unwrap();
+        let mut quick = Connection::connect(&path).unwrap();
         let frame = |network: &str| cni::encode(&Request::new(cni::Command::Status, network)).unwrap();
         quick.write_all(&frame("quick")).unwrap();
-        meet(Ok(first), &owner);
-        meet(Ok(second), &owner);
-        let next = || match inbox.recv_timeout(PATIENCE).unwrap() {
+        let next = || match inbox.wait(Instant::now() + PATIENCE).pop().unwrap() {
             Event::Call(call) => call.request.network,
             other @ (Event::Changed | Event::Answer(_) | Event::Inspect(_) | Event::Stop) => {
                 panic!("{other:?}")

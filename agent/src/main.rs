@@ -2,12 +2,11 @@
 //!
 //! | task | owns | hears of the others by |
 //! | --- | --- | --- |
-//! | `owner` (a thread of its own) | records, leases, the kernel | one channel of events |
+//! | `owner` (a thread of its own) | records, leases, the kernel, the CNI socket | one inbox: calls, and what others post |
 //! | `watch of …`, `world` | the stores | publishes the world (`watch`: the last value counts) |
 //! | `newer` | nothing | wakes the owner when there is a newer world |
 //! | `changes` | nothing | carries the owner's changes of leases to the API server |
 //! | `history` (a thread of its own) | the record on disk | one queue, that nobody waits for |
-//! | `cni` | the socket | one event per call, answered once |
 //! | `events` | nothing | one queue of notes, that nobody waits for |
 //! | `admin` | the HTTP port | readiness, metrics, the answers of `inspect` |
 //!
@@ -18,6 +17,7 @@ mod attach;
 mod changes;
 mod events;
 mod history;
+mod inbox;
 mod inspect;
 mod install;
 mod kernel;
@@ -29,11 +29,11 @@ mod records;
 mod state;
 mod table;
 mod watch;
+mod words;
 mod world;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -49,6 +49,7 @@ use tokio::sync::oneshot;
 
 use events::Events;
 use history::{History, Limits};
+use inbox::Inbox;
 use install::Install;
 use leases::Leases;
 use metrics::Metrics;
@@ -106,14 +107,13 @@ async fn main() -> Result<()> {
 
     let client = Client::try_default().await.context("no way to the API server is configured")?;
     let mut worlds = watch::start(&client, &flags.node, &mut tasks);
-    let (events, inbox) = mpsc::channel();
+    let listener = listener::bind(&flags.run_dir.join("agent.sock")).context("the CNI socket")?;
+    let (inbox, events) = Inbox::new(listener).context("the CNI socket")?;
     let (changes, carried) = unbounded_channel();
     tasks.spawn("changes", changes::carry(client.clone(), carried, events.clone()));
     let (notes, written) =
         Events::start(client, flags.node.clone(), !flags.no_assigned_events, &mut registry);
     tasks.spawn("events", written);
-    let listener = listener::bind(&flags.run_dir.join("agent.sock")).context("the CNI socket")?;
-    tasks.spawn("cni", listener::serve(listener, events.clone()));
 
     let start = Start { ready: ready.task("the node's network is as it should be"), install };
     let records = Records::open(flags.run_dir.join("pods")).context("local records")?;
@@ -131,7 +131,7 @@ async fn main() -> Result<()> {
         leases.take(address);
     });
     let asked = events.clone();
-    let admin = inspect::pages(admin, move |ask| asked.send(Event::Inspect(ask)).is_ok(), history.reader());
+    let admin = inspect::pages(admin, move |ask| asked.send(Event::Inspect(ask)), history.reader());
     let reports = Reports { history, notes, metrics };
     let (node, seen) = (flags.node, worlds.clone());
     let (gone, over) = oneshot::channel::<()>();
@@ -145,14 +145,12 @@ async fn main() -> Result<()> {
         let _ = over.await;
     });
     let wake = events.clone();
-    tasks.spawn("newer", async move {
-        while worlds.changed().await.is_ok() && wake.send(Event::Changed).is_ok() {}
-    });
+    tasks.spawn("newer", async move { while worlds.changed().await.is_ok() && wake.send(Event::Changed) {} });
     tasks.spawn("admin", admin.serve(ready, registry, drain.clone()));
 
     let ended = tasks.run(&drain, Duration::from_secs(5)).await;
     // The owner may have ended by itself; then its result says why.
-    let _ = events.send(Event::Stop);
+    events.send(Event::Stop);
     owner.join().map_err(|_| anyhow::anyhow!("the node's owner panicked"))??;
     Ok(ended?)
 }

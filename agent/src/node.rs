@@ -1,6 +1,6 @@
 //! The owner of this node: one thread that has the records, the leases and the kernel, and takes one event at a time.
 //!
-//! Events in by one channel: calls of the CNI binary, changes of the world, answers of the API server. Requests out by
+//! Events in by one inbox: calls of the CNI binary, changes of the world, answers of the API server. Requests out by
 //! one queue (`changes`). It never waits for anything but the kernel: a pod that needs a lease or is not yet seen by the
 //! watch is parked, and tried again at every event until its time is up.
 //!
@@ -10,11 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
 use portolan_core::egress::node::{Duty, Knowledge, duty};
 use portolan_core::mark::GatewayNumber;
 use portolan_core::routes;
@@ -27,6 +25,7 @@ use crate::addresses::WaitsFor;
 use crate::changes::Answer;
 use crate::events::{Events, Subject};
 use crate::history::History;
+use crate::inbox::Inbox;
 use crate::inspect::Ask;
 use crate::install::Install;
 use crate::kernel::{Desired, Hands, NodeAddresses, Place};
@@ -34,6 +33,7 @@ use crate::leases::Leases;
 use crate::listener::Call;
 use crate::metrics::{Metrics, OfPool};
 use crate::records::{Key, Record, Records};
+use crate::words::{QUIET, Word, Words};
 use crate::world::World;
 
 /// What the owner is told.
@@ -71,7 +71,7 @@ pub struct Owner {
     pub(crate) world: Option<Arc<World>>,
     pub(crate) records: Records,
     pub(crate) leases: Leases,
-    pub(crate) history: History,
+    history: History,
     notes: Events,
     pub(crate) hands: Hands,
     /// The Egress that selects each local pod, by the pod's address.
@@ -83,12 +83,14 @@ pub struct Owner {
     pub(crate) metrics: Metrics,
     numbers: Option<BTreeMap<String, GatewayNumber>>,
     parked: Vec<Parked>,
-    /// What was assigned and is not in the history yet.
-    pub(crate) unsaid: Vec<Record>,
+    /// What the history and the pods' Events have not been told yet.
+    pub(crate) words: Words,
     /// When the first address that a parked pod waits for has rested.
     wake: Option<Instant>,
     /// Attachments of other main plugins whose pod is gone, since when.
     orphans: BTreeMap<Key, Instant>,
+    /// Pods that are bound to this node and have no address yet, since when.
+    pub(crate) bound: BTreeMap<(String, String), Instant>,
     flood: Flood,
     start: Option<Start>,
 }
@@ -148,9 +150,10 @@ impl Owner {
             metrics,
             numbers: None,
             parked: vec![],
-            unsaid: vec![],
+            words: Words::default(),
             wake: None,
             orphans: BTreeMap::new(),
+            bound: BTreeMap::new(),
             flood: Flood::new(Duration::from_secs(60)),
             start: Some(start),
         })
@@ -160,19 +163,20 @@ impl Owner {
     ///
     /// All that have come are taken at once. Leases and calls are looked at every time, the kernel only so often that it has
     /// a part of this thread: while many pods start, a pass takes longer than the next change takes to come.
-    pub fn run(mut self, events: &Receiver<Event>) {
+    pub fn run(mut self, inbox: &Inbox) {
         let (mut repair, mut pass_from, mut changed) = (Instant::now(), Instant::now(), true);
         loop {
             let pass_at = if changed { pass_from.min(repair) } else { repair };
             let retry = (!self.parked.is_empty()).then(|| Instant::now() + RETRY);
-            let next = [self.wake, retry].into_iter().flatten().fold(pass_at, Instant::min);
-            let first = match events.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(first) => Some(first),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            if first.into_iter().chain(events.try_iter()).any(|event| !self.take(event)) {
-                return;
+            let turn = self.leases.next_turn(Instant::now());
+            let quiet = (!self.words.is_empty()).then(|| Instant::now() + QUIET);
+            let next = [self.wake, retry, turn, quiet].into_iter().flatten().fold(pass_at, Instant::min);
+            let events = inbox.wait(next);
+            if events.is_empty() || self.words.are_due() {
+                self.words.say(&self.history, &self.notes);
+            }
+            if events.into_iter().any(|event| !self.take(event)) {
+                return self.words.say(&self.history, &self.notes);
             }
             let newer = self.look();
             if newer {
@@ -181,7 +185,8 @@ impl Owner {
             }
             self.serve();
             let (begun, due) = (Instant::now(), Instant::now() >= repair);
-            if !newer && (due || !self.parked.is_empty()) {
+            let my_turn = turn.is_some_and(|turn| begun >= turn);
+            if !newer && (due || my_turn || !self.parked.is_empty()) {
                 self.heed_leases();
             }
             if due || changed && begun >= pass_from {
@@ -293,8 +298,7 @@ impl Owner {
     /// Where the addresses of local pods are. What an ADD left behind that did not come to its end is not set right: the next
     /// ADD or DEL of its container takes it back.
     fn links(&self) -> impl Iterator<Item = (IpAddr, Place)> + '_ {
-        let wired =
-            self.records.iter().filter(|record| record.scope == Scope::Interface && record.is_complete());
+        let wired = self.records.iter().filter(|record| record.scope == Scope::Interface && record.complete);
         let place =
             |record: &Record| Place { link: record.host_interface.clone(), routed: self.routed(record) };
         wired.flat_map(move |record| record.ips().map(move |ip| (ip, place(record))))
@@ -416,6 +420,10 @@ impl Owner {
                 Ok(Err(WaitsFor { what, until })) => {
                     let until = until.map(|until| self.leases.instant(until));
                     self.wake = self.wake.into_iter().chain(until).min();
+                    if parked.waits_for != what {
+                        let since = parked.since.elapsed();
+                        tracing::debug!(container = parked.call.request.container_id, ?since, what, "waits");
+                    }
                     parked.waits_for = what;
                     self.parked.push(parked);
                 }
@@ -435,25 +443,18 @@ impl Owner {
         if let Some(failure) = failure {
             tracing::warn!(container = call.request.container_id, command = ?call.request.command, %failure, "refused");
         }
+        tracing::debug!(container = call.request.container_id, command = ?call.request.command, since = ?since.elapsed(), "answers");
         self.metrics.answered(call.request.command, since.elapsed(), failure.map(|failure| failure.code));
         // The runtime first; everybody else has time.
         let Call { request, reply, .. } = *call;
         if reply.send(response.clone()).is_err() {
             tracing::debug!("the runtime has given up");
         }
-        self.record_assigned();
         self.note(&request, &response);
     }
 
-    /// Tells the history what was assigned. Where the agent dies before that, its successor tells what it finds.
-    pub(crate) fn record_assigned(&mut self) {
-        for record in std::mem::take(&mut self.unsaid) {
-            self.history.assigned(&record, "ADD", Timestamp::now());
-        }
-    }
-
     /// Tells the pod's own Events what became of its ADD.
-    fn note(&self, request: &Request, response: &Response) {
+    fn note(&mut self, request: &Request, response: &Response) {
         let Some(pod) = request.pod.as_ref().filter(|_| request.command == Command::Add) else { return };
         let uid = || {
             let world = self.world.as_ref()?;
@@ -467,10 +468,10 @@ impl Owner {
                 let key = (request.container_id.clone(), request.interface.clone());
                 let given = self.records.get(&key).into_iter().flat_map(|record| &record.addresses);
                 let given: Vec<_> = given.map(|one| (one.address, one.pool.clone())).collect();
-                self.notes.assigned(subject, &given);
+                self.words.push(Word::Given(subject, given));
             }
             Response::Failed(failure) if matches!(failure.code, code::ADDRESS | code::TRY_AGAIN_LATER) => {
-                self.notes.no_address(subject, &failure.to_string());
+                self.words.push(Word::Refused(subject, failure.to_string()));
             }
             Response::Failed(_) | Response::Done => {}
         }

@@ -7,9 +7,10 @@
 //!
 //! | the agent dies | what is left | who repairs it |
 //! | --- | --- | --- |
-//! | before the rename | a temporary file | [`Records::open`] removes it; the address was never given |
-//! | after the rename, before the link | a record without a link | the reclaim pass releases it |
-//! | after the link | a record with its link | the runtime repeats ADD and gets the same answer, or DELs |
+//! | while it writes the record | a part of a `.half` | [`Records::open`] removes it; the address was never given |
+//! | before the link | a `.half` without a link | the reclaim pass releases it |
+//! | before the end of ADD | a `.half` with its link | the runtime repeats ADD, which takes it back first, or DELs |
+//! | after that | a `.json` with its link | the runtime repeats ADD and gets the same answer, or DELs |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -47,10 +48,11 @@ pub struct Record {
     pub ports: Vec<PortMapping>,
     /// The node's end of the pair; empty where only addresses were asked for.
     pub host_interface: String,
-    /// The MAC address of the pod's end, once there is one.
-    pub container_mac: Option<String>,
     /// MTU of the pair, in bytes.
     pub mtu: u32,
+    /// Whether ADD has come to its end: the name of the file says so.
+    #[serde(skip)]
+    pub complete: bool,
 }
 
 /// An address that was given.
@@ -82,11 +84,6 @@ impl Record {
         openings(&self.mappings(), &self.ips().collect::<Vec<_>>())
     }
 
-    /// Whether ADD has come to its end.
-    pub fn is_complete(&self) -> bool {
-        self.scope == Scope::Addresses || self.container_mac.is_some()
-    }
-
     /// What the runtime names it by.
     pub fn key(&self) -> Key {
         (self.container_id.clone(), self.interface.clone())
@@ -108,6 +105,10 @@ pub fn host_port(port: &PortMapping) -> HostPort {
     HostPort { address: port.host_ip, protocol, port: port.host_port }
 }
 
+/// The ends of the names of files: of an ADD that is under way, and of one that has come to its end.
+const HALF: &str = "half";
+const WHOLE: &str = "json";
+
 /// All records of this node, in memory and on tmpfs.
 #[derive(Debug)]
 pub struct Records {
@@ -119,20 +120,25 @@ impl Records {
     /// Reads what an earlier run left.
     ///
     /// # Errors
-    /// When the directory cannot be read. A file that is no record is an error too: to forget an address that a pod
+    /// When the directory cannot be read. A finished file that is no record is an error too: to forget an address that a pod
     /// holds would be worse than not to start.
     pub fn open(folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
         let mut held = BTreeMap::new();
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "new") {
-                fs::remove_file(&path)?;
-                continue;
-            }
-            let record: Record = serde_json::from_slice(&fs::read(&path)?).map_err(|why| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", path.display()))
-            })?;
+            let complete = path.extension().is_none_or(|extension| extension != HALF);
+            let record = match serde_json::from_slice::<Record>(&fs::read(&path)?) {
+                Ok(record) => Record { complete, ..record },
+                Err(_) if !complete => {
+                    fs::remove_file(&path)?;
+                    continue;
+                }
+                Err(why) => {
+                    let why = format!("{}: {why}", path.display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                }
+            };
             held.insert(record.key(), record);
         }
         Ok(Self { folder, held })
@@ -148,16 +154,30 @@ impl Records {
         self.held.get(key)
     }
 
-    /// Writes a record, or replaces it.
+    /// Writes a record of what is about to be made.
     ///
     /// # Errors
     /// When it cannot be written; the record then does not exist.
-    pub fn put(&mut self, record: Record) -> io::Result<()> {
-        let place = self.place(&record.key());
-        let beside = place.with_extension("new");
-        fs::write(&beside, serde_json::to_vec(&record)?)?;
-        fs::rename(&beside, &place)?;
-        self.held.insert(record.key(), record);
+    pub fn begin(&mut self, record: Record) -> io::Result<()> {
+        let key = record.key();
+        if let Err(why) = fs::write(self.place(&key, HALF), serde_json::to_vec(&record)?) {
+            // What is left of it is no record either way.
+            let _ = fs::remove_file(self.place(&key, HALF));
+            return Err(why);
+        }
+        self.held.insert(key, Record { complete: false, ..record });
+        Ok(())
+    }
+
+    /// What was begun is there.
+    ///
+    /// # Errors
+    /// When the file cannot be renamed; ADD then has not come to its end.
+    pub fn complete(&mut self, key: &Key) -> io::Result<()> {
+        fs::rename(self.place(key, HALF), self.place(key, WHOLE))?;
+        if let Some(record) = self.held.get_mut(key) {
+            record.complete = true;
+        }
         Ok(())
     }
 
@@ -166,7 +186,8 @@ impl Records {
     /// # Errors
     /// When the file cannot be removed; the record then still exists.
     pub fn remove(&mut self, key: &Key) -> io::Result<()> {
-        match fs::remove_file(self.place(key)) {
+        let Some(record) = self.held.get(key) else { return Ok(()) };
+        match fs::remove_file(self.place(key, if record.complete { WHOLE } else { HALF })) {
             Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
             Ok(()) | Err(_) => {}
         }
@@ -175,8 +196,8 @@ impl Records {
     }
 
     /// Container ids and interface names have no '/', the border has seen to it; '@' keeps the two apart.
-    fn place(&self, key: &Key) -> PathBuf {
-        self.folder.join(format!("{}@{}.json", key.0, key.1))
+    fn place(&self, key: &Key, extension: &str) -> PathBuf {
+        self.folder.join(format!("{}@{}.{extension}", key.0, key.1))
     }
 }
 
@@ -196,8 +217,8 @@ mod tests {
             addresses: vec![],
             ports: vec![],
             host_interface: "ptl1".into(),
-            container_mac: None,
             mtu: 1450,
+            complete: false,
         }
     }
 
@@ -205,14 +226,19 @@ mod tests {
     fn records_survive_the_agent_and_a_write_that_was_cut_off_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let mut records = Records::open(folder.path().into()).unwrap();
-        records.put(record("a")).unwrap();
-        records.put(record("b.c")).unwrap();
-        records.remove(&record("a").key()).unwrap();
-        records.remove(&record("a").key()).unwrap();
-        fs::write(folder.path().join("half.new"), "{").unwrap();
+        for name in ["a", "b.c", "d", "e"] {
+            records.begin(record(name)).unwrap();
+        }
+        records.complete(&record("b.c").key()).unwrap();
+        records.complete(&record("e").key()).unwrap();
+        for name in ["a", "a", "e"] {
+            records.remove(&record(name).key()).unwrap();
+        }
+        fs::write(folder.path().join("f@eth0.half"), "{").unwrap();
         let again = Records::open(folder.path().into()).unwrap();
-        assert_eq!(again.iter().collect::<Vec<_>>(), [&record("b.c")]);
-        assert!(!folder.path().join("half.new").exists());
+        let whole = Record { complete: true, ..record("b.c") };
+        assert_eq!(again.iter().collect::<Vec<_>>(), [&whole, &record("d")]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn attachment(record: &Record) -> Attachment {
         network: record.network.clone(),
         addresses: record.addresses.iter().map(given).collect(),
         host_interface: (record.scope == Scope::Interface).then(|| record.host_interface.clone()),
-        complete: record.is_complete(),
+        complete: record.complete,
     }
 }
 

@@ -1,5 +1,10 @@
 //! What goes back to the runtime, rendered in the version it asked for (CNI specification, section 5).
 
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
 use portolan_wire::cni::{Address, Attachment, Failure, Pair};
 use serde_json::{Value, json};
 

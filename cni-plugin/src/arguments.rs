@@ -1,5 +1,10 @@
 //! `CNI_ARGS`: `KEY=VALUE` pairs between semicolons, from which the pod is known (rule 8).
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
 use portolan_wire::cni::{Failure, Pod};
 
 use crate::call::environment;

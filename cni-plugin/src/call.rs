@@ -4,18 +4,28 @@
 //! a refusal names every missing variable at once (rule 3), never changes anything, and carries the specification's code.
 //! DEL is refused only for what it needs itself: it follows an ADD that was refused, too (rules 12 and 16).
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::io::Read;
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use portolan_wire::cni::{Command, Failure, Request, Scope, code};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 use crate::arguments::pod;
 use crate::configuration::{Configuration, Extras, is_name};
+use crate::process;
 
 /// Standard input is read up to here, in bytes: a configuration with a previous result is a few kilobytes, a GC of a full
 /// node some hundred.
-const LARGEST: u64 = 4 << 20;
+const LARGEST: usize = 4 << 20;
+
+/// What a runtime usually sends is smaller: one read, and one that finds the end. In bytes.
+const USUAL: usize = 4096;
 
 /// What a plugin of the specification may look at; the agent's place is for tests of this binary.
 const VARIABLES: [&str; 5] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS"];
@@ -23,7 +33,7 @@ const VARIABLES: [&str; 5] = ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CN
 /// Everything a runtime hands to a plugin.
 pub struct Input {
     /// The variables of [`VARIABLES`] that are set.
-    pub environment: BTreeMap<&'static str, OsString>,
+    pub environment: BTreeMap<&'static str, Vec<u8>>,
     /// Standard input, or why it could not be read.
     pub stdin: Result<Vec<u8>, String>,
 }
@@ -53,12 +63,12 @@ pub struct Ask {
 impl Input {
     /// The call of this process.
     pub fn of_this_process() -> Self {
-        let set = |name| Some((name, std::env::var_os(name)?));
+        let set = |name| Some((name, process::variable(name)?));
         let mut input =
             Self { environment: VARIABLES.into_iter().filter_map(set).collect(), stdin: Ok(vec![]) };
         // VERSION needs no configuration, and a caller may have left its standard input open (rule 1).
         if let Ok(Some(_)) = input.command() {
-            input.stdin = read(std::io::stdin().lock());
+            input.stdin = read(|bytes| rustix::io::read(process::input(), spare_capacity(bytes)));
         }
         input
     }
@@ -136,7 +146,8 @@ impl Input {
     /// The variable, where it is set and not empty.
     fn variable(&self, name: &str) -> Result<Option<&str>, Failure> {
         let Some(value) = self.environment.get(name) else { return Ok(None) };
-        let text = value.to_str().ok_or_else(|| environment(format!("{name} {value:?} is not UTF-8")))?;
+        let refusal = |_| environment(format!("{name} \"{}\" is not UTF-8", value.escape_ascii()));
+        let text = core::str::from_utf8(value).map_err(refusal)?;
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
@@ -183,11 +194,20 @@ impl Input {
     }
 }
 
-fn read(from: impl Read) -> Result<Vec<u8>, String> {
-    // One page holds what a runtime usually sends: one read, and one that finds the end.
-    let mut bytes = Vec::with_capacity(4096);
-    from.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > LARGEST { Err(format!("it is larger than {LARGEST} bytes")) } else { Ok(bytes) }
+/// Everything until the end. `more` appends what comes next, as much as there is room for, and says how much that was.
+fn read(mut more: impl FnMut(&mut Vec<u8>) -> Result<usize, Errno>) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::with_capacity(USUAL);
+    loop {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(USUAL);
+        }
+        match more(&mut bytes) {
+            Ok(0) => return Ok(bytes),
+            Ok(_) if bytes.len() > LARGEST => return Err(format!("it is larger than {LARGEST} bytes")),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(why) => return Err(process::words(why)),
+        }
+    }
 }
 
 /// A refusal of the environment (rule 4).
@@ -213,7 +233,7 @@ pub mod tests {
     /// A call as a runtime makes it.
     pub fn input(pairs: &[(&'static str, &str)], stdin: &str) -> Input {
         Input {
-            environment: pairs.iter().map(|(key, value)| (*key, OsString::from(value))).collect(),
+            environment: pairs.iter().map(|(key, value)| (*key, value.as_bytes().to_vec())).collect(),
             stdin: Ok(stdin.as_bytes().to_vec()),
         }
     }
@@ -308,8 +328,19 @@ pub mod tests {
 
     #[test]
     fn an_input_without_end_is_read_only_so_far() {
-        assert!(read(std::io::repeat(b' ')).is_err());
-        assert_eq!(read(&b"{}"[..]).unwrap(), b"{}");
+        let endless = |bytes: &mut Vec<u8>| {
+            let room = bytes.capacity();
+            bytes.resize(room, b' ');
+            Ok(USUAL)
+        };
+        assert!(read(endless).is_err());
+        let mut parts = [&b"{"[..], b"}", b""].into_iter();
+        let cut = |bytes: &mut Vec<u8>| {
+            let part = parts.next().unwrap();
+            bytes.extend_from_slice(part);
+            Ok(part.len())
+        };
+        assert_eq!(read(cut).unwrap(), b"{}");
     }
 
     proptest! {

@@ -3,7 +3,12 @@
 //! It is read as a JSON value and not into a struct: a refusal can then name the field (rule 5), `null` is the same as
 //! absent, and a field that this plugin does not look at may hold anything. Unknown fields are the runtime's business.
 
-use std::net::IpAddr;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use portolan_wire::cni::{AttachmentKey, Command, Failure, PortMapping, Scope, code};
 use serde_json::{Map, Value};

@@ -2,7 +2,12 @@
 //!
 //! Owns nothing and decides nothing: addresses, wiring and policy are the agent's. What it does itself is the contract
 //! with the runtime (CNI specification 1.1.0, sections 2, 4 and 5): environment, configuration, versions, error codes.
-//! It starts in about half a millisecond, because every pod start waits for it: no async runtime, no log, static.
+//! It starts in a fraction of a millisecond, because every pod start waits for it: no async runtime, no log, no `std`
+//! ([`process`]), static.
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(all(not(test), panic = "abort"), no_std)]
+
+extern crate alloc;
 
 mod agent;
 mod answer;
@@ -10,21 +15,26 @@ mod arguments;
 mod call;
 mod configuration;
 mod ports;
+mod process;
 
-use std::io::Write;
-use std::process::ExitCode;
+use alloc::string::String;
+use core::ffi::{c_char, c_int};
 
 use call::{Ask, Call, Input};
 use portolan_wire::cni::{Command, Failure, Response, Scope, code};
 
-fn main() -> ExitCode {
+/// What the C library starts: the same with `std` and without it.
+#[allow(unsafe_code, reason = "a C library starts a program by this name")]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[cfg_attr(test, allow(dead_code))]
+extern "C" fn main(_: c_int, _: *const *const c_char) -> c_int {
     let input = Input::of_this_process();
     let (text, exit) = match run(&input) {
-        Ok(text) => (text, ExitCode::SUCCESS),
-        Err(failure) => (answer::error(input.version(), &failure), ExitCode::FAILURE),
+        Ok(text) => (text, 0),
+        Err(failure) => (answer::error(input.version(), &failure), 1),
     };
     // A runtime that closed our stdout has gone; there is nobody left to tell.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = process::print(&text);
     exit
 }
 

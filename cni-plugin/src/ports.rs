@@ -3,7 +3,11 @@
 //! containerd writes the keys as its own fields are called (`HostPort`), the conventions write `hostPort`; the reference
 //! plugins take both, because Go compares keys without regard to case, and so does this.
 
-use std::net::IpAddr;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use portolan_wire::cni::{Failure, PortMapping, Transport};
 use serde_json::Value;

@@ -37,6 +37,6 @@ pub use kernel::Kernel;
 pub use links::{Ensured, Link, Mac, Vxlan};
 pub use neighbours::{Fdb, Neighbour};
 pub use plan::{Plan, Report, StepError};
-pub use pods::{PodLink, PodView, Wired};
+pub use pods::{PodLink, PodView};
 pub use routes::{Route, RouteKind};
 pub use rules::Rule;

@@ -56,7 +56,7 @@ fn scene() -> Scene {
     let server = rack.host("server", SERVER.octets());
     node.join(&[GATEWAY]);
     gateway.join(&[NODE]);
-    let (pod, _) = node.pod(5, POD);
+    let pod = node.pod(5, POD);
     let to_pod = Route::to_device(IpAddr::from(POD).into(), "ptl00000000005");
     node.steer(1, GATEWAY, &[NODE, GATEWAY], &[to_pod]);
     let pods = Route::through("10.244.0.0/24".parse().unwrap(), NODE.into(), "eth0");

@@ -7,8 +7,11 @@
 //! Frame: a big-endian `u32` length, then that many bytes of JSON. The pod's network namespace travels beside the
 //! first byte of the request as a file descriptor (`SCM_RIGHTS`), so the agent needs no mount of `/run/netns`.
 
-use std::io::{self, Read, Write};
-use std::net::IpAddr;
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -240,14 +243,25 @@ impl Failure {
     }
 }
 
+/// Why bytes are no message, or a message no frame.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// It is larger than [`MAX_FRAME`].
+    #[error("a frame may have at most {MAX_FRAME} bytes")]
+    TooLarge,
+    /// It is not that message.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
 /// The bytes of one frame.
 ///
 /// # Errors
 /// When the message does not serialise or is larger than [`MAX_FRAME`].
-pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Malformed> {
     let body = serde_json::to_vec(message)?;
-    let length =
-        u32::try_from(body.len()).ok().filter(|length| *length <= MAX_FRAME).ok_or_else(too_large)?;
+    let length = u32::try_from(body.len()).ok().filter(|length| *length <= MAX_FRAME);
+    let length = length.ok_or(Malformed::TooLarge)?;
     let mut frame = Vec::with_capacity(body.len() + 4);
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&body);
@@ -258,41 +272,17 @@ pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When it is larger than [`MAX_FRAME`].
-pub fn body_length(prefix: [u8; 4]) -> io::Result<usize> {
+pub fn body_length(prefix: [u8; 4]) -> Result<usize, Malformed> {
     let length = u32::from_be_bytes(prefix);
-    if length > MAX_FRAME { Err(too_large()) } else { Ok(length as usize) }
+    if length > MAX_FRAME { Err(Malformed::TooLarge) } else { Ok(length as usize) }
 }
 
 /// A message from the body of a frame.
 ///
 /// # Errors
 /// When the body is not that message.
-pub fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
     Ok(serde_json::from_slice(body)?)
-}
-
-/// Writes one frame.
-///
-/// # Errors
-/// As [`encode`], or when the peer is gone.
-pub fn write<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
-    to.write_all(&encode(message)?)
-}
-
-/// Reads one frame.
-///
-/// # Errors
-/// When the peer closes early, sends too much, or sends something else.
-pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
-    let mut prefix = [0; 4];
-    from.read_exact(&mut prefix)?;
-    let mut body = vec![0; body_length(prefix)?];
-    from.read_exact(&mut body)?;
-    decode(&body)
-}
-
-fn too_large() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("a frame may have at most {MAX_FRAME} bytes"))
 }
 
 #[cfg(test)]
@@ -307,20 +297,20 @@ mod tests {
             pod: Some(Pod { namespace: "erp".into(), name: "erp-0".into(), uid: None }),
             ..Request::new(Command::Add, "portolan")
         };
-        let mut bytes = Vec::new();
-        write(&mut bytes, &request).unwrap();
-        assert_eq!(read::<Request>(&mut bytes.as_slice()).unwrap(), request);
+        let bytes = encode(&request).unwrap();
+        let (prefix, body) = bytes.split_first_chunk().unwrap();
+        assert_eq!(body_length(*prefix).unwrap(), body.len());
+        assert_eq!(decode::<Request>(body).unwrap(), request);
     }
 
     #[test]
     fn a_frame_that_announces_too_much_is_refused_before_anything_is_allocated() {
-        let bytes = u32::MAX.to_be_bytes();
-        assert_eq!(read::<Response>(&mut bytes.as_slice()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert!(matches!(body_length(u32::MAX.to_be_bytes()), Err(Malformed::TooLarge)));
     }
 
     #[test]
-    fn a_peer_that_hangs_up_in_the_middle_is_an_error_and_not_a_message() {
+    fn a_message_that_was_cut_off_is_an_error_and_not_a_message() {
         let bytes = encode(&Response::Done).unwrap();
-        assert!(read::<Response>(&mut &bytes[..bytes.len() - 1]).is_err());
+        assert!(decode::<Response>(&bytes[4..bytes.len() - 1]).is_err());
     }
 }

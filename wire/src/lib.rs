@@ -6,6 +6,10 @@
 //!
 //! Guarantees: whatever arrives is parsed at this border; nothing here panics on any input.
 
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+
+extern crate alloc;
+
 pub mod cni;
 #[cfg(feature = "engine")]
 pub mod engine;

@@ -30,7 +30,7 @@ fn record(address: &str, pod: &str) -> Record {
         }],
         ports: vec![],
         host_interface: "ptl1".into(),
-        container_mac: None,
+        complete: true,
         mtu: 1450,
     }
 }

@@ -8,12 +8,13 @@ use anyhow::{Context, Result};
 use portolan_core::mark::Mark;
 use portolan_core::numbers::{GATEWAY_V4, GATEWAY_V6};
 use portolan_core::ports::{Opening, Protocol};
+use portolan_core::rank;
 use portolan_linux::conntrack::{Conntrack, Flow};
 use portolan_linux::nft::{Change, Element, Set};
 use portolan_linux::own::POD_LINK_PREFIX;
 use portolan_linux::routes::MAIN_TABLE;
 use portolan_linux::sysctl::Setting;
-use portolan_linux::{Mac, PodLink, Wired};
+use portolan_linux::{Mac, PodLink};
 use portolan_wire::cni::Scope;
 
 use super::Hands;
@@ -49,7 +50,7 @@ impl Hands {
         marks: &BTreeMap<IpAddr, Mark>,
         openings: &BTreeSet<Opening>,
         routed: bool,
-    ) -> Result<Wired> {
+    ) -> Result<()> {
         if let Some(uplink) = &self.uplink
             && record.ips().any(|ip| ip.is_ipv6())
         {
@@ -187,6 +188,7 @@ fn pod_link<'a>(record: &Record, netns: BorrowedFd<'a>, routed: bool) -> PodLink
         gateways,
         mtu: record.mtu,
         host_mac: HOST_MAC,
+        container_mac: mac(record),
         routed,
     }
 }
@@ -196,6 +198,18 @@ fn gateway(pod: &IpAddr) -> IpAddr {
         IpAddr::V4(_) => GATEWAY_V4.into(),
         IpAddr::V6(_) => GATEWAY_V6.into(),
     }
+}
+
+/// The hardware address of the pod's end: a function of container and interface, so that it is known before there is a link. Of
+/// those that nobody assigns (its second bit says so); only the node's end of the same pair ever meets it.
+fn mac(record: &Record) -> Mac {
+    let [_, _, _, a, b, c, d, e] = rank::weight(&record.container_id, &record.interface).to_be_bytes();
+    Mac([2, a, b, c, d, e])
+}
+
+/// The hardware address of the pod's end of its link, as text.
+pub fn container_mac(record: &Record) -> String {
+    mac(record).to_string()
 }
 
 /// The hardware address of the node's end of every pod link, as text.

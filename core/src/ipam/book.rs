@@ -31,6 +31,8 @@ struct Shelf {
     allowed: Ranges,
     fresh: Ranges,
     returned: VecDeque<(Millis, IpAddr)>,
+    /// Addresses inside that others hold and have marked as released: they have rested there.
+    released: Ranges,
     held: usize,
     unused_since: Millis,
 }
@@ -60,7 +62,9 @@ impl Book {
         for lease in view.of(me) {
             let Some(pool) = pools.get(&lease.pool) else { continue };
             let group = if lease.owner.is_none() { lease.pool.clone() } else { owned(&lease.name) };
-            let shelf = Shelf::new(lease.block, view.usable(lease, pool), pool.cooldown, now);
+            let mut shelf = Shelf::new(lease.block, view.usable(lease, pool), pool.cooldown, now);
+            let released = view.inside(lease.block).filter(|inside| inside.released);
+            shelf.released = released.map(|inside| inside.block).collect();
             wanted.insert(lease.name.as_str().into(), (group, shelf));
         }
         for cidr in cidrs {
@@ -74,7 +78,7 @@ impl Book {
         for (name, (group, fresh)) in wanted {
             self.general.entry(group).or_default().push(Arc::clone(&name));
             match self.shelves.get_mut(&name) {
-                Some(shelf) => shelf.follow(fresh.allowed, fresh.cooldown, &self.held, now),
+                Some(shelf) => shelf.follow(fresh, &self.held, now),
                 None => self.put_up(name, fresh, now),
             }
         }
@@ -120,10 +124,8 @@ impl Book {
 
     /// The next address of a pool (`None`: of the node's own CIDRs) and family that is free, leaving out some.
     pub fn next(&self, pool: Option<&str>, ipv4: bool, now: Millis, but: &BTreeSet<IpAddr>) -> Next {
-        let names = self.general.get(pool.unwrap_or_default()).into_iter().flatten();
-        let shelves = names.filter_map(|name| self.shelves.get(name)).filter(|shelf| shelf.is_ipv4() == ipv4);
         let mut best: Option<(Millis, IpAddr)> = None;
-        for shelf in shelves {
+        for shelf in self.shelves_of(pool.unwrap_or_default(), ipv4) {
             if let Some(ip) = shelf.fresh.addresses().find(|ip| !but.contains(ip)) {
                 return Next::Address(ip);
             }
@@ -188,10 +190,25 @@ impl Book {
         self.resting.insert(address, since);
     }
 
-    /// How many addresses of a pool and family could be given now or after their rest, and on how many shelves.
+    /// How many addresses of a pool could be given now or after their rest.
     pub fn free(&self, pool: &str) -> u128 {
         let names = self.general.get(pool).into_iter().flatten();
         names.filter_map(|name| self.shelves.get(name)).map(Shelf::free).sum()
+    }
+
+    /// How many addresses of a pool and family could be given now or after their rest.
+    pub fn free_of(&self, pool: &str, ipv4: bool) -> u128 {
+        self.shelves_of(pool, ipv4).map(Shelf::free).sum()
+    }
+
+    /// How many addresses of a pool and family could be given now.
+    pub fn ready(&self, pool: &str, ipv4: bool, now: Millis) -> u128 {
+        self.shelves_of(pool, ipv4).map(|shelf| shelf.ready(now)).sum()
+    }
+
+    fn shelves_of(&self, pool: &str, ipv4: bool) -> impl Iterator<Item = &Shelf> {
+        let names = self.general.get(pool).into_iter().flatten();
+        names.filter_map(|name| self.shelves.get(name)).filter(move |shelf| shelf.is_ipv4() == ipv4)
     }
 
     /// How many of these have not rested long enough yet.
@@ -243,7 +260,8 @@ fn owned(lease: &str) -> String {
 impl Shelf {
     fn new(net: IpNet, allowed: Ranges, cooldown: Millis, now: Millis) -> Self {
         let fresh = allowed.clone();
-        Self { net, cooldown, allowed, fresh, returned: VecDeque::new(), held: 0, unused_since: now }
+        let (returned, released) = (VecDeque::new(), Ranges::default());
+        Self { net, cooldown, allowed, fresh, returned, released, held: 0, unused_since: now }
     }
 
     fn is_ipv4(&self) -> bool {
@@ -254,24 +272,30 @@ impl Shelf {
         self.fresh.len() + self.returned.len() as u128
     }
 
-    /// What is new is not fresh: somebody inside may have used it until now.
-    fn follow(
-        &mut self,
-        allowed: Ranges,
-        cooldown: Millis,
-        held: &BTreeMap<IpAddr, Option<Arc<str>>>,
-        now: Millis,
-    ) {
-        self.cooldown = cooldown;
-        if self.allowed == allowed {
+    fn ready(&self, now: Millis) -> u128 {
+        let rested = self.returned.iter().take_while(|(since, _)| since.saturating_add(self.cooldown) <= now);
+        self.fresh.len() + rested.count() as u128
+    }
+
+    /// What is new in a block is not fresh: somebody inside may have used it until now. What was let go in order has rested, as
+    /// has a single address that was lent or passed on.
+    fn follow(&mut self, newer: Self, held: &BTreeMap<IpAddr, Option<Arc<str>>>, now: Millis) {
+        self.cooldown = newer.cooldown;
+        let released = std::mem::replace(&mut self.released, newer.released);
+        if self.allowed == newer.allowed {
             return;
         }
+        let allowed = newer.allowed;
+        let single = self.net.prefix_len() == self.net.max_prefix_len();
+        let rested = if single { allowed.clone() } else { released };
         let added = allowed.subtract(&self.allowed);
         self.fresh = self.fresh.intersect(&allowed);
         self.returned.retain(|(_, ip)| allowed.contains(*ip));
         let known: BTreeSet<_> = self.returned.iter().map(|(_, ip)| *ip).collect();
         let back = added.addresses().filter(|ip| !held.contains_key(ip) && !known.contains(ip));
-        self.returned.extend(back.map(|ip| (now, ip)));
+        let (fresh, resting): (Vec<_>, Vec<_>) = back.partition(|ip| rested.contains(*ip));
+        self.fresh = self.fresh.union(&fresh.into_iter().map(IpNet::from).collect());
+        self.returned.extend(resting.into_iter().map(|ip| (now, ip)));
         self.allowed = allowed;
     }
 
@@ -349,6 +373,20 @@ mod tests {
         sync(&mut book, &pool, &[block], 50);
         assert_eq!(next(&book, 50), Next::Resting(150));
         assert_eq!(next(&book, 150), Next::Address(ip("10.0.0.0")));
+    }
+
+    #[test]
+    fn what_was_lent_and_let_go_in_order_has_rested() {
+        let pool = Pool { cooldown: 100, ..pool("p", &["10.0.0.0/31"], 2) };
+        let block = lease("10.0.0.0/31", "n1");
+        let lent = Lease::single("p", ip("10.0.0.0"), "n2", None);
+        let mut book = book(&pool, &[block.clone(), lent.clone()]);
+        book.take(ip("10.0.0.1"));
+        sync(&mut book, &pool, &[block.clone(), Lease { released: true, ..lent }], 10);
+        let next = |book: &Book, now| book.next(Some("p"), true, now, &BTreeSet::new());
+        assert_eq!(next(&book, 10), Next::Nothing);
+        sync(&mut book, &pool, &[block], 20);
+        assert_eq!(next(&book, 20), Next::Address(ip("10.0.0.0")));
     }
 
     #[test]

@@ -36,8 +36,8 @@ pub struct Known<'a> {
     pub book: &'a Book,
     /// Leases with a change of this node's under way.
     pub pending: &'a BTreeMap<String, Change>,
-    /// Leases that were asked for a while ago and gave nothing.
-    pub vain: &'a BTreeSet<String>,
+    /// Pools and families (IPv4?) of which all nodes were asked for an address a while ago and none came.
+    pub vain: &'a BTreeSet<(String, bool)>,
     /// Now.
     pub now: Millis,
 }
@@ -152,15 +152,19 @@ pub fn decide(candidates: &[String], need: &Need, known: Known<'_>) -> Decision 
     together(found.collect())
 }
 
-/// All families, or none.
+/// All families, or none. An address of a later family is not borrowed before there is one of the earlier: of nodes that hold one
+/// family each, none would ever let go.
 fn together(found: Vec<Found>) -> Decision {
     let (mut taken, mut waits, mut refused) = (vec![], None, vec![]);
     for one in found {
         match one {
             Ok(chosen) => taken.push(chosen),
             Err(Not::Yet { reason, changes, until }) => {
+                let borrows =
+                    |change: &Change| change.lease().owner.is_none() && !matches!(change, Change::Create(_));
+                let waits_already = waits.is_some();
                 let (_, all, first) = waits.get_or_insert((reason, vec![], until));
-                all.extend(changes);
+                all.extend(changes.into_iter().filter(|change| !(waits_already && borrows(change))));
                 *first = first.iter().copied().chain(until).min();
             }
             Err(Not::Ever(pools)) => refused.extend(pools),
@@ -175,33 +179,20 @@ fn together(found: Vec<Found>) -> Decision {
     }
 }
 
-/// Blocks to claim ahead of need: for pods that are on their way to this node, and one more where what it has of the pool
-/// runs low and there is one for every node.
+/// What to ask for ahead of need: blocks for pods that are on their way to this node, and one more where what it has of the pool
+/// runs low and there is one for every node; where there is no block left, addresses of other nodes. Of each family.
 pub fn ahead(pool: &Pool, nodes: usize, on_their_way: u128, known: Known<'_>) -> Vec<Change> {
     if usable(&pool.name, known).is_err() {
         return vec![];
     }
-    let reserve = if pool.lease_size > 1 { u128::from(pool.lease_size / 4) + 1 } else { 0 };
-    let mut there = known.book.free(&pool.name) + known.coming(pool);
-    if there >= on_their_way + reserve {
-        return vec![];
-    }
-    let enough = if plenty(pool, nodes, known.view) { on_their_way + reserve } else { on_their_way };
-    let mut claims = vec![];
-    for block in known.unclaimed(pool, pool.serves(true)) {
-        if there >= enough {
-            break;
-        }
-        there += lease::usable(pool, block.block).len();
-        claims.push(Change::Create(block));
-    }
-    claims
+    let families = [true, false].into_iter().filter(|ipv4| pool.serves(*ipv4));
+    families.flat_map(|ipv4| known.ahead(pool, ipv4, nodes, on_their_way)).collect()
 }
 
-/// Whether the pool has an unclaimed block for every node.
-pub fn plenty(pool: &Pool, nodes: usize, view: &View) -> bool {
-    lease::blocks(pool).filter(|block| view.is_unclaimed(*block, pool)).take(nodes.max(1)).count()
-        >= nodes.max(1)
+/// Whether the pool has an unclaimed block of the family for every node.
+pub fn plenty(pool: &Pool, ipv4: bool, nodes: usize, view: &View) -> bool {
+    let of_family = lease::blocks(pool).filter(|block| block.network().is_ipv4() == ipv4);
+    of_family.filter(|block| view.is_unclaimed(*block, pool)).take(nodes.max(1)).count() >= nodes.max(1)
 }
 
 /// The pool, where it may give addresses here.
@@ -292,23 +283,19 @@ impl<'a> Known<'a> {
         if let Next::Address(address) = next {
             return Ok(Some(Chosen { address, pool: Some(name.to_owned()) }));
         }
-        if self.claims(name) {
+        if self.claims(name, ipv4) {
             return Err(NotHere::Waits(format!("a block of pool {name}"), vec![]));
         }
         if let Some(block) = self.unclaimed(pool, ipv4).into_iter().next() {
             let reason = format!("a block of pool {name}, lease {}", block.name);
             return Err(NotHere::Waits(reason, vec![Change::Create(block)]));
         }
-        if let Some(loan) = self.loan(name, ipv4) {
+        if let Some(loan) = self.loan(pool, ipv4) {
             return Err(NotHere::Waits(format!("{} to be granted", loan.address()), vec![]));
         }
-        if let Some(asked) = self.lenders(pool, ipv4).find(|lease| lease.asks.contains(self.node)) {
-            return Err(NotHere::Waits(lent_by(asked), vec![]));
-        }
-        if let Some(lender) = self.lenders(pool, ipv4).max_by_key(|one| rank::weight(self.node, &one.name)) {
-            let ask = (!self.pending.contains_key(&lender.name)).then(|| lender.asked_by(self.node));
-            let ask = ask.map(Change::Replace).into_iter().collect();
-            return Err(NotHere::Waits(lent_by(lender), ask));
+        if let Some(board) = self.board(pool, ipv4) {
+            let reason = format!("an address of pool {name} that another node can spare");
+            return Err(NotHere::Waits(reason, self.ask(board).into_iter().collect()));
         }
         match next {
             Next::Resting(until) => Err(NotHere::Rests(until)),
@@ -316,54 +303,64 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Blocks out of which an address may come: those of other nodes, and this node's own where it has lent some. A node
-    /// lends out of all its blocks, so who was asked in one in vain is not asked in another.
-    fn lenders(self, pool: &Pool, ipv4: bool) -> impl Iterator<Item = &'a Lease> + use<'a> {
-        let name = pool.name.clone();
-        self.view.iter().filter(move |lease| {
-            lease.pool == name
-                && lease.block.network().is_ipv4() == ipv4
-                && lease.owner.is_none()
-                && !lease.is_single()
-                && lease.node.is_some()
-                && !self.vain.contains(&lease.name)
-                && if lease.is_of(self.node) { self.has_lent(lease) } else { !self.has_nothing(lease) }
-        })
+    /// The block in which to ask for an address of this pool and family, where another node may have one: the one in which
+    /// this node asks already, or else for each node another. Every node sees it there.
+    fn board(self, pool: &Pool, ipv4: bool) -> Option<&'a Lease> {
+        if self.is_vain(pool, ipv4) {
+            return None;
+        }
+        let all = || {
+            let of_pool = self.view.iter().filter(|lease| lease.pool == pool.name && lease.owner.is_none());
+            of_pool.filter(move |lease| lease.is_ipv4() == ipv4)
+        };
+        if !all().any(|lease| lease.node.is_some() && !lease.is_of(self.node)) {
+            return None;
+        }
+        let boards = all().filter(|lease| lease.is_block());
+        boards.max_by_key(|one| (one.asks.contains(self.node), rank::weight(self.node, &one.name)))
     }
 
-    /// Whether the holder of this block was asked in vain in another one.
-    fn has_nothing(self, block: &Lease) -> bool {
-        let mut vain = self.vain.iter().filter_map(|name| self.view.get(name));
-        let ipv4 = block.block.network().is_ipv4();
-        vain.any(|vain| {
-            vain.pool == block.pool && vain.node == block.node && vain.block.network().is_ipv4() == ipv4
-        })
+    /// Asks there, unless it does already.
+    fn ask(self, lease: &Lease) -> Option<Change> {
+        let fresh = !lease.asks.contains(self.node) && !self.pending.contains_key(&lease.name);
+        fresh.then(|| Change::Replace(lease.asked_by(self.node)))
     }
 
-    fn has_lent(self, block: &Lease) -> bool {
-        let mut inside = self.view.inside(block.block);
-        inside.any(|inside| inside.pool == block.pool && inside.owner.is_none() && !inside.is_of(self.node))
+    fn is_vain(self, pool: &Pool, ipv4: bool) -> bool {
+        self.vain.iter().any(|(name, family)| *name == pool.name && *family == ipv4)
     }
 
     /// An address that was lent to this node and may not be used yet, unless its lender is silent.
-    fn loan(self, pool: &str, ipv4: bool) -> Option<&'a Lease> {
-        let silent = |lender: &Lease| self.vain.contains(&lender.name);
-        self.view.of(self.node).find(|lease| {
-            lease.pool == pool
-                && !self.view.cover(lease).is_some_and(silent)
+    fn loan(self, pool: &Pool, ipv4: bool) -> Option<&'a Lease> {
+        self.loans(pool, ipv4).next()
+    }
+
+    fn loans(self, pool: &Pool, ipv4: bool) -> impl Iterator<Item = &'a Lease> + use<'a> {
+        let (silent, name) = (self.is_vain(pool, ipv4), pool.name.clone());
+        self.view.of(self.node).filter(move |lease| {
+            lease.pool == name
+                && (!silent || self.view.cover(lease).is_none())
                 && lease.is_single()
                 && lease.owner.is_none()
                 && !lease.granted
-                && lease.address().is_ipv4() == ipv4
+                && lease.is_ipv4() == ipv4
         })
     }
 
-    /// Whether a block of this pool is being claimed.
-    fn claims(self, pool: &str) -> bool {
-        let mut changes = self.pending.values();
-        changes.any(
-            |change| matches!(change, Change::Create(lease) if lease.pool == pool && lease.owner.is_none()),
-        )
+    /// Whether a block of this pool and family is being claimed.
+    fn claims(self, pool: &str, ipv4: bool) -> bool {
+        self.claimed(pool, ipv4).next().is_some()
+    }
+
+    /// Blocks of this pool and family that are being claimed.
+    fn claimed(self, pool: &str, ipv4: bool) -> impl Iterator<Item = IpNet> {
+        let claims = self.pending.values().filter_map(|change| match change {
+            Change::Create(lease) if lease.owner.is_none() => Some(lease),
+            Change::Create(_) | Change::Replace(_) | Change::Delete(_) => None,
+        });
+        claims
+            .filter(move |lease| lease.pool == pool && lease.block.network().is_ipv4() == ipv4)
+            .map(|lease| lease.block)
     }
 
     /// Addresses of leases that are being made: not to be given to somebody else meanwhile.
@@ -383,13 +380,31 @@ impl<'a> Known<'a> {
         blocks
     }
 
-    /// How many addresses the claims that are under way will bring.
-    fn coming(self, pool: &Pool) -> u128 {
-        let claims = self.pending.values().filter_map(|change| match change {
-            Change::Create(lease) if lease.pool == pool.name && lease.owner.is_none() => Some(lease.block),
-            Change::Create(_) | Change::Replace(_) | Change::Delete(_) => None,
-        });
-        claims.map(|block| lease::usable(pool, block).len()).sum()
+    fn ahead(self, pool: &Pool, ipv4: bool, nodes: usize, on_their_way: u128) -> Vec<Change> {
+        let reserve = if pool.lease_size > 1 { u128::from(pool.lease_size / 4) + 1 } else { 0 };
+        let coming = self.claimed(&pool.name, ipv4).map(|block| lease::usable(pool, block).len());
+        let mut there = self.book.free_of(&pool.name, ipv4) + coming.sum::<u128>();
+        if there >= on_their_way + reserve {
+            return vec![];
+        }
+        // Where blocks are scarce, one that has nothing left takes another all the same: who is short borrows out of it.
+        let more = if plenty(pool, ipv4, nodes, self.view) { reserve } else { reserve.min(1) };
+        let mut claims = vec![];
+        for block in self.unclaimed(pool, ipv4) {
+            if there >= on_their_way + more {
+                break;
+            }
+            there += lease::usable(pool, block.block).len();
+            claims.push(Change::Create(block));
+        }
+        // As in `together`: of the second family not before there is one of the first.
+        let second = !ipv4 && pool.serves(true);
+        let first = self.book.ready(&pool.name, true, self.now);
+        let short = if second { on_their_way.min(first) } else { on_their_way };
+        if there + (self.loans(pool, ipv4).count() as u128) < short && claims.is_empty() {
+            claims.extend(self.board(pool, ipv4).and_then(|board| self.ask(board)));
+        }
+        claims
     }
 }
 
@@ -398,11 +413,6 @@ enum NotHere {
     Waits(String, Vec<Change>),
     Rests(Millis),
     Passed(Why),
-}
-
-fn lent_by(lease: &Lease) -> String {
-    let node = lease.node.as_deref().unwrap_or_default();
-    format!("an address of {}, which {node} holds, to be lent or given back", lease.block)
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! What a node owes the others for the leases it holds: to grant, to lend, to hand on, to give back.
 //!
+//! **Lending.** A node whose pods find no address asks in some block of the pool; every node sees that. The block's holder
+//! answers at once, the others in turn, first one, then two, then four and so on ([`turn`]), so that a free address is found in a
+//! second wherever it is, and few are lent too many. Who can spare an address of the pool lends it, or passes on one that it has
+//! borrowed, and takes the ask off.
+//!
 //! A pure function of what the watch shows and what pods hold here, so that it does not matter which incarnation of the
 //! agent asks for a change or when the change arrives. Two rules make late arrivals harmless. A lease changes hands, or goes,
 //! only from a state in which it is marked as released, and a node gives no address of a lease that it sees marked. And every
@@ -11,6 +16,7 @@ use std::net::IpAddr;
 use super::decide::plenty;
 use super::lease::{Change, LET_GO};
 use super::{Book, Lease, Millis, Owner, Pool, View, owner};
+use crate::rank;
 
 /// What the node knows.
 #[derive(Debug, Clone, Copy)]
@@ -27,10 +33,12 @@ pub struct Holder<'a> {
     pub nodes: usize,
     /// Leases with a change of this node's under way.
     pub pending: &'a BTreeMap<String, Change>,
-    /// Pools of which a pod on this node could not get an address just now.
-    pub short: &'a BTreeSet<String>,
-    /// Pools that pods which are bound to this node will ask first.
-    pub awaited: &'a BTreeSet<String>,
+    /// How many pods on this node could not get an address of each pool just now.
+    pub short: &'a BTreeMap<String, usize>,
+    /// How many pods that are bound to this node and have no address yet will ask each pool first.
+    pub awaited: &'a BTreeMap<String, usize>,
+    /// When it is this node's turn to answer an ask, by the lease in which it stands and the node that asks.
+    pub turns: &'a BTreeMap<(String, String), Millis>,
     /// Owners with a pod on this node that is about to need their address.
     pub expected: &'a [Owner],
     /// Now.
@@ -41,18 +49,34 @@ pub struct Holder<'a> {
 /// within seconds.
 pub const IDLE: Millis = 10_000;
 
-/// So long where another node asks for an address: a loan that has just come is for a pod that waits here.
-pub const IDLE_WHILE_WANTED: Millis = 1_000;
-
 /// At most this many addresses are lent at once.
 const LOAN: usize = 8;
 
-/// The changes this node owes at this moment. Asking for one again before its answer is useless and harmless.
+/// How long the nodes whose turn it is have before those come whose turn is next.
+const TURN: Millis = 50;
+
+/// The changes this node owes at this moment. Asking for one again before its answer is useless and harmless; of two for one
+/// lease, the first is meant.
 pub fn duties(holder: Holder<'_>) -> Vec<Change> {
     let mine = holder.view.of(holder.node).flat_map(|lease| holder.of_lease(lease));
     let others = holder.view.iter().filter(|lease| !lease.is_of(holder.node));
     let others = others.filter_map(|lease| holder.of_second(lease).or_else(|| holder.withdraw(lease)));
-    mine.chain(others).collect()
+    holder.lend().into_iter().chain(mine).chain(others).collect()
+}
+
+/// How long after it has seen an ask a node answers it, where it can: its place in an order that each ask has of its own. `None`
+/// where it holds nothing that could be lent.
+pub fn turn(node: &str, board: &Lease, asker: &str, view: &View) -> Option<Millis> {
+    if board.is_of(node) {
+        return Some(0);
+    }
+    let like = view.iter().filter(|lease| {
+        lease.pool == board.pool && lease.owner.is_none() && lease.is_ipv4() == board.is_ipv4()
+    });
+    let holders: BTreeSet<_> = like.filter_map(|lease| lease.node.as_deref()).collect();
+    let others = holders.into_iter().filter(|other| !board.is_of(other) && *other != asker);
+    let place = rank::order(asker, others).iter().position(|other| *other == node)?;
+    Some(TURN * Millis::from((place + 1).ilog2() + 1))
 }
 
 impl Holder<'_> {
@@ -67,12 +91,11 @@ impl Holder<'_> {
             (true, true) => vec![Change::Replace(Lease { released: false, ..lease.clone() })],
             (true, false) => vec![self.hand_on(lease)],
             (false, true) if self.is_alone(lease) => vec![granted(lease)],
-            (false, true) if lease.second.is_none() => self.lend(lease),
-            (false, true) => vec![],
+            (false, true) => self.withdraw(lease).into_iter().collect(),
             (false, false) => match self.let_go(lease) {
                 Some(change) => vec![change],
                 None if self.is_alone(lease) => vec![granted(lease)],
-                None => self.lend(lease),
+                None => self.withdraw(lease).into_iter().collect(),
             },
         }
     }
@@ -140,91 +163,126 @@ impl Holder<'_> {
             return release();
         }
         // What was lent is for a pod whose runtime may come back in a few seconds only.
-        if lease.is_single() && self.short.contains(&lease.pool) {
+        let needed = self.needed(lease);
+        if lease.is_single() && needed > 0 && self.ready(lease) <= needed {
             return None;
         }
         // A lease that may not be used is on no shelf's account: it blocks others and serves nobody.
         let idle = self.book.idle_since(&lease.name, self.now);
-        let idle_for = |span| idle.is_some_and(|since| self.now.saturating_sub(since) >= span);
-        let wanted = idle_for(IDLE_WHILE_WANTED) && self.is_wanted_back(lease);
-        if wanted || idle_for(IDLE) && !self.is_headroom(lease) { release() } else { None }
-    }
-
-    /// Whether this address was lent by a node that another one asks for an address now.
-    fn is_wanted_back(self, lease: &Lease) -> bool {
-        let cover = self.view.cover(lease).filter(|_| lease.is_single() && lease.granted);
-        let Some((cover, lender)) = cover.and_then(|cover| Some((cover, cover.node.as_deref()?))) else {
-            return false;
-        };
-        let asked = |block: &Lease| block.asks.iter().any(|ask| ask != LET_GO && ask != self.node);
-        self.view
-            .of(lender)
-            .any(|block| (block.name == cover.name || is_block_of(block, cover)) && asked(block))
+        let idle = idle.is_some_and(|since| self.now.saturating_sub(since) >= IDLE);
+        if idle && !self.is_headroom(lease) { release() } else { None }
     }
 
     /// Whether this empty block is one that the node keeps ahead of need: what was claimed for a pod stays until it has come,
     /// however long that takes.
     fn is_headroom(self, lease: &Lease) -> bool {
-        if self.awaited.contains(&lease.pool) && !lease.is_single() {
+        if self.awaited.contains_key(&lease.pool) && !lease.is_single() {
             return true;
         }
         let Some(pool) = self.pools.get(&lease.pool) else { return false };
-        let rest = self.book.free(&lease.pool).saturating_sub(self.book.free_in(&lease.name));
-        let low = rest <= u128::from(pool.lease_size / 4);
+        let ipv4 = lease.is_ipv4();
+        let free = self.book.free_of(&lease.pool, ipv4);
+        let rest = free.saturating_sub(self.book.free_in(&lease.name));
+        let enough = plenty(pool, ipv4, self.nodes, self.view);
+        let low = rest <= if enough { u128::from(pool.lease_size / 4) } else { 0 };
         let uses = self.view.of(self.node).any(|other| {
-            other.pool == lease.pool && other.name != lease.name && self.book.holds_in(other.block)
+            other.pool == lease.pool
+                && other.is_ipv4() == ipv4
+                && other.name != lease.name
+                && self.book.holds_in(other.block)
         });
-        low && uses && lease.asks.is_empty() && plenty(pool, self.nodes, self.view)
+        low && uses && lease.asks.is_empty()
     }
 
-    /// Single addresses for a node that is short, out of the block in which it asks or else out of another one: half of what is
-    /// free, so that this node is not short at once. Where there is none, the node goes on asking: whoever has borrowed one
-    /// here and does not need it gives it back.
-    fn lend(self, lease: &Lease) -> Vec<Change> {
-        if lease.is_single() || lease.owner.is_some() || self.pending.contains_key(&lease.name) {
-            return vec![];
-        }
-        let without = |asker: &str| {
-            let mut answered = lease.clone();
-            answered.asks.remove(asker);
-            Change::Replace(answered)
-        };
-        // This node's own ask, for what it has lent.
-        let served = self.book.free(&lease.pool) > 0 || !self.short.contains(&lease.pool);
-        if lease.asks.contains(self.node) && served {
-            return vec![without(self.node)];
-        }
-        let Some(asker) = lease.asks.iter().find(|ask| *ask != LET_GO && *ask != self.node) else {
-            return vec![];
-        };
-        let mine =
-            self.view.of(self.node).filter(|other| other.name != lease.name && is_block_of(other, lease));
-        let spare = std::iter::once(lease).chain(mine).map(|block| self.spare(block));
-        let spare = spare.into_iter().find(|spare| !spare.is_empty()).unwrap_or_default();
-        let singles = spare.into_iter().map(|ip| Lease::single(&lease.pool, ip, asker, None));
-        let loans: Vec<_> =
-            singles.filter(|loan| !self.pending.contains_key(&loan.name)).map(Change::Create).collect();
-        if loans.is_empty() { loans } else { loans.into_iter().chain([without(asker)]).collect() }
+    /// How many addresses of the pool and family of this lease pods here wait for or will ask for in a moment. Of a pod's second
+    /// family none, as long as there is none of its first: where each of two nodes holds one family, neither would ever let go.
+    fn needed(self, like: &Lease) -> u128 {
+        let pods = [self.short, self.awaited].map(|pods| pods.get(&like.pool).copied().unwrap_or_default());
+        let pods = pods.into_iter().max().unwrap_or_default() as u128;
+        let second = !like.is_ipv4() && self.pools.get(&like.pool).is_some_and(|pool| pool.serves(true));
+        if second { pods.min(self.ready_of(&like.pool, true)) } else { pods }
     }
 
-    /// Half of what can be given of a block.
-    fn spare(self, block: &Lease) -> Vec<IpAddr> {
-        let free = usize::try_from(self.book.free_in(&block.name)).unwrap_or(LOAN * 2);
-        self.book.spare(&block.name, free.div_ceil(2).min(LOAN), self.now)
+    /// How many addresses could be given now, of the pool and family of this lease.
+    fn ready(self, like: &Lease) -> u128 {
+        self.ready_of(&like.pool, like.is_ipv4())
+    }
+
+    /// What is being lent is there no more.
+    fn ready_of(self, pool: &str, ipv4: bool) -> u128 {
+        let going = self.pending.values().map(Change::lease).filter(|lease| {
+            let of_pool = lease.pool == pool && lease.is_single() && lease.is_ipv4() == ipv4;
+            of_pool && !lease.is_of(self.node)
+        });
+        self.book.ready(pool, ipv4, self.now).saturating_sub(going.count() as u128)
+    }
+
+    /// How many addresses of the pool and family of this lease another node may have.
+    fn dispensable(self, like: &Lease) -> u128 {
+        self.ready(like).saturating_sub(self.needed(like))
+    }
+
+    /// Answers the asks whose turn it is, one in each block: with half of what pods here do not need, so that this node is not
+    /// short at once. Where there is none, the ask stands.
+    fn lend(self) -> Vec<Change> {
+        let boards = self.view.iter().filter(|lease| lease.is_block());
+        let open = boards.filter(|lease| !lease.asks.is_empty() && !self.pending.contains_key(&lease.name));
+        let mut lent: BTreeSet<IpAddr> = BTreeSet::new();
+        let mut changes = vec![];
+        for board in open {
+            let due = |asker: &&String| {
+                let turn = self.turns.get(&(board.name.clone(), (*asker).clone()));
+                **asker != self.node
+                    && turn.is_some_and(|turn| *turn <= self.now)
+                    && !self.lends_to(asker, board)
+            };
+            let Some(asker) = board.asks.iter().filter(|ask| *ask != LET_GO).find(due) else { continue };
+            let loans = self.loans(board, asker, &lent);
+            if loans.is_empty() {
+                continue;
+            }
+            lent.extend(loans.iter().map(|loan| loan.lease().address()));
+            changes.extend(loans);
+            changes.push(without(board, asker));
+        }
+        changes
+    }
+
+    /// Whether a loan is on its way to this node already.
+    fn lends_to(self, asker: &str, board: &Lease) -> bool {
+        let loans = self.pending.values().map(Change::lease).filter(|lease| lease.is_single());
+        loans.filter(|loan| is_like(loan, board)).any(|loan| loan.is_of(asker))
+    }
+
+    /// Addresses for one who asks: borrowed ones are passed on, in two steps like all that changes hands; others are lent.
+    fn loans(self, board: &Lease, asker: &str, lent: &BTreeSet<IpAddr>) -> Vec<Change> {
+        let gone = lent.iter().filter(|ip| ip.is_ipv4() == board.is_ipv4()).count();
+        let half = self.dispensable(board).saturating_sub(gone as u128).div_ceil(2);
+        let most = usize::try_from(half).unwrap_or(LOAN).min(LOAN);
+        let mine = || self.view.of(self.node).filter(|lease| is_like(lease, board));
+        let here = |lease: &Lease| {
+            self.book.spare(&lease.name, LOAN, self.now).into_iter().filter(|ip| !lent.contains(ip))
+        };
+        let borrowed = mine().filter(|lease| lease.is_single() && !self.pending.contains_key(&lease.name));
+        let passed = borrowed.filter(|lease| here(lease).next().is_some());
+        let passed = passed.map(|lease| {
+            let asks = [asker.to_owned()].into();
+            Change::Replace(Lease { released: true, asks, ..lease.clone() })
+        });
+        let lent = mine().filter(|lease| lease.is_block()).flat_map(|block| here(block).collect::<Vec<_>>());
+        let lent = lent.map(|ip| Lease::single(&board.pool, ip, asker, None));
+        let lent = lent.filter(|loan| !self.pending.contains_key(&loan.name)).map(Change::Create);
+        passed.chain(lent).take(most).collect()
     }
 
     /// What no pod here waits for any more is not asked for any more: an address that is kept for an owner, or any of a block.
     fn withdraw(self, lease: &Lease) -> Option<Change> {
         let needed = match &lease.owner {
             Some(owner) => self.expected.contains(owner),
-            None => self.short.contains(&lease.pool),
+            None => self.ready(lease) < self.needed(lease),
         };
-        if !lease.asks.contains(self.node) || needed {
-            return None;
-        }
-        let mut without = lease.clone();
-        without.asks.remove(self.node);
-        Some(Change::Replace(without))
+        let withdraws = lease.asks.contains(self.node) && !needed;
+        withdraws.then(|| without(lease, self.node))
     }
 
     /// A virtual machine's address of which this node is the second holder: its pod here has gone, the migration failed. In
@@ -245,13 +303,16 @@ impl Holder<'_> {
     }
 }
 
-/// Whether it is a block of the same pool and family, from which addresses can be lent.
-fn is_block_of(block: &Lease, like: &Lease) -> bool {
-    block.pool == like.pool
-        && block.owner.is_none()
-        && !block.is_single()
-        && !block.released
-        && block.block.network().is_ipv4() == like.block.network().is_ipv4()
+/// Whether it is of the same pool and family, and for anybody.
+fn is_like(lease: &Lease, like: &Lease) -> bool {
+    lease.pool == like.pool && lease.owner.is_none() && !lease.released && lease.is_ipv4() == like.is_ipv4()
+}
+
+/// It asks no more.
+fn without(lease: &Lease, asker: &str) -> Change {
+    let mut answered = lease.clone();
+    answered.asks.remove(asker);
+    Change::Replace(answered)
 }
 
 fn granted(lease: &Lease) -> Change {

@@ -111,6 +111,16 @@ impl Lease {
         self.node.as_deref() == Some(node)
     }
 
+    /// Whether it is a block: of more than one address, for anybody. In one, a node may ask for addresses of the pool.
+    pub fn is_block(&self) -> bool {
+        self.owner.is_none() && !self.is_single()
+    }
+
+    /// Whether its addresses are of IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.block.network().is_ipv4()
+    }
+
     /// Whether it is smaller than a cell of the pool's grid, so that a block around it may come to be.
     pub fn is_part(&self, pool: &Pool) -> bool {
         let longer = self.block.max_prefix_len() - self.block.prefix_len();

@@ -33,6 +33,7 @@ use crate::{Error, Result};
 
 pub(crate) const NLM_F_REQUEST: u16 = 0x01;
 pub(crate) const NLM_F_ACK: u16 = 0x04;
+const NLM_F_ECHO: u16 = 0x08;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
 pub(crate) const NLM_F_REPLACE: u16 = 0x100;
 pub(crate) const NLM_F_EXCL: u16 = 0x200;
@@ -44,6 +45,8 @@ const BATCH: usize = 256;
 const BUFFER: usize = 8 << 20;
 /// The kernel builds answers of up to 32 KiB, or larger ones for a single large message.
 const RECEIVE: usize = 256 << 10;
+/// Acknowledgements, and one object.
+const BRIEF: usize = 16 << 10;
 /// An interrupted dump is repeated this often before we wait for the next pass.
 const DUMP_TRIES: u32 = 16;
 
@@ -65,6 +68,15 @@ pub(crate) struct Connection {
 impl Connection {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open(protocol: isize) -> Result<Self> {
+        Self::with_room(protocol, RECEIVE)
+    }
+
+    /// The same for a few short answers: a large buffer takes longer to clear than they take to come.
+    pub fn brief(protocol: isize) -> Result<Self> {
+        Self::with_room(protocol, BRIEF)
+    }
+
+    fn with_room(protocol: isize, room: usize) -> Result<Self> {
         let io = |source| Error::system("open a netlink socket", source);
         let mut socket = Socket::new(protocol).map_err(io)?;
         socket.bind_auto().map_err(io)?;
@@ -80,7 +92,7 @@ impl Connection {
         setsockopt(&socket, sockopt::SndBufForce, &BUFFER).map_err(sys)?;
         // Answers come within the request's own system call; this ends a wait that could never end.
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(10, 0)).map_err(sys)?;
-        Ok(Self { socket, sequence: 0, received: vec![0; RECEIVE] })
+        Ok(Self { socket, sequence: 0, received: vec![0; room] })
     }
 
     /// Hears from now on what the kernel tells everyone in this multicast group.
@@ -135,8 +147,28 @@ impl Connection {
 
     /// A question with one or no answer; `Ok(None)` where the kernel knows no such object.
     pub fn ask(&mut self, what: &str, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>> {
+        match self.exchange(what, NLM_F_ACK, message)? {
+            Ok(found) => Ok(found),
+            Err(refusal) if matches!(refusal.errno, Errno::ENODEV | Errno::ENOENT) => Ok(None),
+            Err(refusal) => Err(refusal.about(what)),
+        }
+    }
+
+    /// One request, whose refusal is the error, and what came of it. Of a new link, kernels before 6.2 do not tell.
+    pub fn create(&mut self, request: Request) -> Result<Option<RouteNetlinkMessage>> {
+        let Request { what, flags, message } = request;
+        self.exchange(&what, flags | NLM_F_ACK | NLM_F_ECHO, message)?.map_err(|refusal| refusal.about(&what))
+    }
+
+    /// One request, until it is acknowledged or refused, and the object that came with that.
+    fn exchange(
+        &mut self,
+        what: &str,
+        flags: u16,
+        message: RouteNetlinkMessage,
+    ) -> Result<std::result::Result<Option<RouteNetlinkMessage>, Refusal>> {
         let mut bytes = Vec::new();
-        self.append(&mut bytes, NLM_F_ACK, message);
+        self.append(&mut bytes, flags, message);
         self.send(&[&bytes])?;
         let mut found = None;
         loop {
@@ -145,11 +177,7 @@ impl Connection {
                 match frame.body() {
                     Body::Message => found = Some(route_message(what, &frame)?),
                     Body::Done(_) => {}
-                    Body::Acknowledgement(Ok(())) => return Ok(found),
-                    Body::Acknowledgement(Err(refusal)) => {
-                        let nothing = matches!(refusal.errno, Errno::ENODEV | Errno::ENOENT);
-                        return if nothing { Ok(None) } else { Err(refusal.about(what)) };
-                    }
+                    Body::Acknowledgement(answer) => return Ok(answer.map(|()| found)),
                 }
             }
         }

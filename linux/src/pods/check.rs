@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{PodLink, PodView, alone, everything};
-use crate::{Kernel, Link, Mac, Result};
+use crate::{Kernel, Link, Result};
 
 impl Kernel {
     /// Compares a pod's link with what is desired, on both ends. Each deviation is one sentence; none
@@ -19,14 +19,12 @@ impl Kernel {
             None => deviations.push(format!("{} does not exist on the node", pod.host_name)),
             Some(link) => self.outside(pod, &link, &mut deviations)?,
         }
-        if let Some(mac) = view.and_then(|view| view.link.mac) {
-            self.entries(pod, mac, &mut deviations)?;
-        }
+        self.entries(pod, &mut deviations)?;
         Ok(deviations)
     }
 
-    fn entries(&mut self, pod: &PodLink<'_>, mac: Mac, deviations: &mut Vec<String>) -> Result<()> {
-        let wanted = pod.host_neighbours(mac);
+    fn entries(&mut self, pod: &PodLink<'_>, deviations: &mut Vec<String>) -> Result<()> {
+        let wanted = pod.host_neighbours();
         if wanted.is_empty() {
             return Ok(());
         }

@@ -36,6 +36,8 @@ pub struct PodLink<'a> {
     pub mtu: u32,
     /// Hardware address of the node's end, which the pod's gateway entry names.
     pub host_mac: Mac,
+    /// Hardware address of the pod's end, which the node's IPv6 entries name.
+    pub container_mac: Mac,
     /// Whether the node's routes to the addresses lead here already. They do not while another node still has the pod:
     /// they follow with a pass over all routes ([`crate::Kernel::converge_routes`]), and until then the pod is not heard.
     pub routed: bool,
@@ -48,22 +50,12 @@ impl PodLink<'_> {
         addresses.map(|ip| Route::to_device(alone(*ip), &self.host_name)).collect()
     }
 
-    /// The node's entries for the pod, whose end has this hardware address.
-    fn host_neighbours(&self, mac: Mac) -> Vec<Neighbour> {
+    /// The node's entries for the pod.
+    fn host_neighbours(&self) -> Vec<Neighbour> {
+        let (dev, mac) = (&self.host_name, self.container_mac);
         let addresses = self.addresses.iter().filter(|ip| ip.is_ipv6());
-        addresses.map(|ip| Neighbour { dev: self.host_name.clone(), ip: *ip, mac }).collect()
+        addresses.map(|ip| Neighbour { dev: dev.clone(), ip: *ip, mac }).collect()
     }
-}
-
-/// A pod's link that was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wired {
-    /// Number of the node's end.
-    pub host_index: u32,
-    /// Hardware address of the node's end.
-    pub host_mac: Mac,
-    /// Hardware address of the pod's end, chosen by the kernel.
-    pub container_mac: Mac,
 }
 
 /// What is in a pod's namespace, ours or not.

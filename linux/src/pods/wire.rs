@@ -10,9 +10,9 @@ use netlink_packet_route::{
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
-use super::{PodLink, Wired, alone, everything, refuse_foreign_name};
+use super::{PodLink, alone, everything, refuse_foreign_name};
 use crate::{
-    Error, Kernel, Mac, Result, Route,
+    Error, Kernel, Result, Route,
     addresses::new_address,
     links::up,
     neighbours::new_neighbour,
@@ -27,14 +27,14 @@ impl Kernel {
     /// Makes a pod's link and its routes on both ends; the node's end goes up last, so no packet flows
     /// before the rest is in place. Whatever fails, nothing of it stays. Refuses the node's own
     /// namespace and one that has a device of this name already.
-    pub fn wire_pod(&mut self, pod: &PodLink<'_>) -> Result<Wired> {
+    pub fn wire_pod(&mut self, pod: &PodLink<'_>) -> Result<()> {
         self.refuse_what_is_not_a_pod(pod)?;
-        let mut inside = netns::visit(pod.netns, || Connection::open(NETLINK_ROUTE))??;
-        match self.route.execute(pair(pod)) {
+        let mut inside = netns::visit(pod.netns, || Connection::brief(NETLINK_ROUTE))??;
+        let made = match self.route.create(pair(pod)) {
             Err(error) if error.errno() == Some(Errno::EEXIST) => return Err(self.who_exists(pod)?),
             other => other?,
-        }
-        self.connect(pod, &mut inside).inspect_err(|_| {
+        };
+        self.connect(pod, &mut inside, made.and_then(numbers)).inspect_err(|_| {
             // The pair goes as a whole, with the addresses and routes on both ends.
             if let Err(error) = self.unwire_pod(&pod.host_name) {
                 tracing::warn!(%error, link = pod.host_name, "a pod's link could not be taken back");
@@ -42,22 +42,34 @@ impl Kernel {
         })
     }
 
-    fn connect(&mut self, pod: &PodLink<'_>, inside: &mut Connection) -> Result<Wired> {
-        let host =
-            self.link(&pod.host_name)?.ok_or_else(|| Error::NoSuchDevice { name: pod.host_name.clone() })?;
-        let (index, mac) = container_end(pod, inside)?;
-        for outcome in inside.batch(&pod_side(pod, index))? {
+    /// `numbers` of both ends, where the kernel told them.
+    fn connect(
+        &mut self,
+        pod: &PodLink<'_>,
+        inside: &mut Connection,
+        numbers: Option<(u32, u32)>,
+    ) -> Result<()> {
+        let (host, container) = match numbers {
+            Some(numbers) => numbers,
+            None => (self.host_end(pod)?, container_end(pod, inside)?),
+        };
+        for outcome in inside.batch(&pod_side(pod, container))? {
             outcome?;
         }
-        self.node_side(pod, host.index, mac)?;
-        Ok(Wired { host_index: host.index, host_mac: pod.host_mac, container_mac: mac })
+        self.node_side(pod, host)
+    }
+
+    /// The number of the node's end.
+    fn host_end(&mut self, pod: &PodLink<'_>) -> Result<u32> {
+        let found = self.link(&pod.host_name)?;
+        Ok(found.ok_or_else(|| Error::NoSuchDevice { name: pod.host_name.clone() })?.index)
     }
 
     /// The kernel refuses routes through a device that is down, so the routes follow in the same batch.
-    fn node_side(&mut self, pod: &PodLink<'_>, index: u32, mac: Mac) -> Result<()> {
+    fn node_side(&mut self, pod: &PodLink<'_>, index: u32) -> Result<()> {
         let routes = pod.host_routes();
         let mut requests = vec![up(index, &pod.host_name)];
-        requests.extend(pod.host_neighbours(mac).into_iter().map(|entry| Request {
+        requests.extend(pod.host_neighbours().into_iter().map(|entry| Request {
             what: format!("add neighbour {entry}"),
             flags: NEW,
             message: RouteNetlinkMessage::NewNeighbour(new_neighbour(index, entry.ip, entry.mac)),
@@ -114,6 +126,7 @@ fn pair(pod: &PodLink<'_>) -> Request {
         LinkAttribute::Mtu(pod.mtu),
         LinkAttribute::NumTxQueues(1),
         LinkAttribute::NumRxQueues(1),
+        LinkAttribute::Address(pod.container_mac.0.to_vec()),
         LinkAttribute::NetNsFd(pod.netns.as_raw_fd()),
     ];
     let mut message = LinkMessage::default();
@@ -132,21 +145,25 @@ fn pair(pod: &PodLink<'_>) -> Request {
     Request { what, flags: NEW, message: RouteNetlinkMessage::NewLink(message) }
 }
 
-fn container_end(pod: &PodLink<'_>, inside: &mut Connection) -> Result<(u32, Mac)> {
+/// The numbers of the node's end and of the pod's, which is its peer, as the new link says.
+fn numbers(made: RouteNetlinkMessage) -> Option<(u32, u32)> {
+    let RouteNetlinkMessage::NewLink(link) = made else { return None };
+    let peer = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    });
+    Some((link.header.index, peer?))
+}
+
+/// The number of the pod's end.
+fn container_end(pod: &PodLink<'_>, inside: &mut Connection) -> Result<u32> {
     let what = format!("look up {} in the pod", pod.container_name);
     let mut question = LinkMessage::default();
     question.attributes.push(LinkAttribute::IfName(pod.container_name.clone()));
-    let Some(RouteNetlinkMessage::NewLink(found)) =
-        inside.ask(&what, RouteNetlinkMessage::GetLink(question))?
-    else {
-        return Err(Error::NoSuchDevice { name: pod.container_name.clone() });
-    };
-    let mac = found.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok().map(Mac),
-        _ => None,
-    });
-    let mac = mac.ok_or_else(|| Error::unreadable(what, "it has no hardware address"))?;
-    Ok((found.header.index, mac))
+    match inside.ask(&what, RouteNetlinkMessage::GetLink(question))? {
+        Some(RouteNetlinkMessage::NewLink(found)) => Ok(found.header.index),
+        _ => Err(Error::NoSuchDevice { name: pod.container_name.clone() }),
+    }
 }
 
 fn pod_side(pod: &PodLink<'_>, index: u32) -> Vec<Request> {

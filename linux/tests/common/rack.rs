@@ -7,7 +7,7 @@ use std::{
 };
 
 use portolan_linux::{
-    Address, Fdb, Kernel, Mac, Neighbour, PodLink, Route, Rule, Vxlan, Wired, nft::Nft, rules::Family,
+    Address, Fdb, Kernel, Mac, Neighbour, PodLink, Route, Rule, Vxlan, nft::Nft, rules::Family,
     sysctl::Setting,
 };
 
@@ -117,10 +117,10 @@ impl Host {
     }
 
     /// A pod on this node.
-    pub fn pod(&mut self, number: u8, ip: Ipv4Addr) -> (Space, Wired) {
+    pub fn pod(&mut self, number: u8, ip: Ipv4Addr) -> Space {
         let space = Space::new();
-        let wired = self.kernel.wire_pod(&pod_link(&space, number, ip)).expect("a pod's link");
-        (space, wired)
+        self.kernel.wire_pod(&pod_link(&space, number, ip)).expect("a pod's link");
+        space
     }
 }
 
@@ -133,6 +133,7 @@ pub fn pod_link(space: &Space, number: u8, ip: Ipv4Addr) -> PodLink<'_> {
         gateways: vec![Ipv4Addr::new(169, 254, 1, 1).into()],
         mtu: 1450,
         host_mac: HOST_MAC,
+        container_mac: Mac([2, 0, 0, 0, 0, number]),
         routed: true,
     }
 }

@@ -269,7 +269,7 @@ fn record(node: u8, number: u8, ports: &[PortMapping]) -> Record {
         addresses: vec![given(Ipv4Addr::new(10, 244, node, number).into(), 32), given(six.into(), 128)],
         ports: ports.to_vec(),
         host_interface: format!("ptl{number:011x}"),
-        container_mac: None,
+        complete: true,
         mtu: 1450,
     }
 }

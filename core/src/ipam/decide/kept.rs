@@ -74,11 +74,6 @@ impl Known<'_> {
         }
     }
 
-    fn ask(self, lease: &Lease) -> Option<Change> {
-        let fresh = !lease.asks.contains(self.node) && !self.pending.contains_key(&lease.name);
-        fresh.then(|| Change::Replace(lease.asked_by(self.node)))
-    }
-
     /// Makes an address that is free here the owner's.
     fn keep(self, pool: &str, address: IpAddr, owner: &Owner) -> Option<Change> {
         match self.view.single(pool, address) {

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::*;
 use crate::ipam::lease::tests::pool;
 use crate::ipam::owner::Kind;
@@ -11,8 +13,9 @@ struct Node {
     view: View,
     book: Book,
     pending: BTreeMap<String, Change>,
-    short: BTreeSet<String>,
-    awaited: BTreeSet<String>,
+    short: BTreeMap<String, usize>,
+    awaited: BTreeMap<String, usize>,
+    turns: BTreeMap<(String, String), Millis>,
     expected: Vec<Owner>,
 }
 
@@ -22,21 +25,31 @@ impl Node {
         let (view, mut book): (View, _) = (leases.iter().cloned().collect(), Book::default());
         book.sync("n1", &[], &view, &pools, 0);
         assert!(held.iter().all(|address| book.take(ip(address))));
+        let turns = turns(leases);
         Self {
             pools,
             view,
             book,
             pending: BTreeMap::new(),
-            short: BTreeSet::new(),
-            awaited: BTreeSet::new(),
+            short: BTreeMap::new(),
+            awaited: BTreeMap::new(),
+            turns,
             expected: vec![],
         }
     }
 
     fn duties(&self, now: Millis) -> Vec<Change> {
-        let Self { pools, view, book, pending, short, awaited, expected } = self;
-        duties(Holder { node: "n1", pools, view, book, nodes: 3, pending, short, awaited, expected, now })
+        let Self { pools, view, book, pending, short, awaited, turns, expected } = self;
+        let nodes = 3;
+        duties(Holder { node: "n1", pools, view, book, nodes, pending, short, awaited, turns, expected, now })
     }
+}
+
+/// It is this node's turn to answer every ask.
+fn turns(leases: &[Lease]) -> BTreeMap<(String, String), Millis> {
+    let asks =
+        |lease: &Lease| lease.asks.iter().map(|ask| (lease.name.clone(), ask.clone())).collect::<Vec<_>>();
+    leases.iter().flat_map(asks).map(|ask| (ask, 0)).collect()
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -68,7 +81,7 @@ fn a_block_that_nobody_uses_is_marked_and_then_goes() {
 #[test]
 fn a_block_that_was_claimed_for_a_pod_waits_for_it() {
     let mut node = Node::new(&[block("n1")], &[]);
-    node.awaited = ["p".to_owned()].into();
+    node.awaited = [("p".to_owned(), 1)].into();
     assert_eq!(node.duties(IDLE * 100), []);
 }
 
@@ -128,12 +141,67 @@ fn a_node_lends_out_of_another_block_than_the_one_that_was_asked() {
     let lent: Vec<_> = changes.iter().filter(|change| matches!(change, Change::Create(_))).collect();
     assert!(lent.len() == 2 && lent.iter().all(|change| other.block.contains(&change.lease().address())));
     assert_eq!(changes.last(), Some(&Change::Replace(block("n1"))));
-    // And who has borrowed out of any of them gives back.
+    // So does one that holds nothing but what it has borrowed, or another block of the pool; once it is its turn.
     let borrowed = Lease { granted: true, ..Lease::single("p", ip("10.0.0.5"), "n1", None) };
-    let lenders = [asked, other].map(|lease| Lease { node: Some("n3".into()), ..lease });
-    let changes =
-        Node::new(&[lenders[0].clone(), lenders[1].clone(), borrowed], &[]).duties(IDLE_WHILE_WANTED);
-    assert!(matches!(changes.as_slice(), [Change::Replace(lease)] if lease.released), "{changes:?}");
+    let theirs = [asked, other].map(|lease| Lease { node: Some("n3".into()), ..lease });
+    let mut node = Node::new(&[theirs[0].clone(), theirs[1].clone(), borrowed.clone()], &[]);
+    let asks = ["n2".to_owned()].into();
+    let passed = Change::Replace(Lease { released: true, asks, ..borrowed });
+    let answered = Change::Replace(Lease { node: Some("n3".into()), ..block("n1") });
+    assert_eq!(node.duties(0), [passed, answered]);
+    node.turns.values_mut().for_each(|turn| *turn = 100);
+    assert_eq!(node.duties(99), []);
+    assert_eq!(node.duties(100).len(), 2);
+}
+
+#[test]
+fn the_holder_answers_at_once_and_the_others_in_turns_of_one_two_four() {
+    let nodes: Vec<_> = (1..=9).map(|n| format!("n{n}")).collect();
+    let blocks = nodes
+        .iter()
+        .zip(0..)
+        .map(|(node, n)| Lease::new("p", IpNet::new([10, 0, 0, 4 * n].into(), 30).unwrap(), node));
+    let view: View = blocks.collect();
+    let board = view.of("n1").next().unwrap();
+    let mut turns: Vec<_> = nodes.iter().map(|node| turn(node, board, "n2", &view)).collect();
+    assert_eq!((turns[0], turns[1]), (Some(0), None));
+    turns.sort_unstable();
+    let turns: Vec<_> = turns.into_iter().flatten().collect();
+    assert_eq!(turns, [0, TURN, 2 * TURN, 2 * TURN, 3 * TURN, 3 * TURN, 3 * TURN, 3 * TURN]);
+    assert_eq!(turn("n10", board, "n2", &view), None);
+}
+
+#[test]
+fn what_pods_here_wait_for_or_will_ask_in_a_moment_is_not_lent() {
+    let mut node = Node::new(&[block("n1").asked_by("n2")], &["10.0.0.0"]);
+    node.awaited = [("p".to_owned(), 2)].into();
+    let lent = |node: &Node| node.duties(0).iter().filter(|one| matches!(one, Change::Create(_))).count();
+    assert_eq!(lent(&node), 1);
+    node.short = [("p".to_owned(), 3)].into();
+    assert_eq!(node.duties(0), []);
+}
+
+#[test]
+fn an_address_of_the_second_family_is_kept_only_for_a_pod_that_has_one_of_the_first() {
+    let both = pool("p", &["10.0.0.0/30", "fd00::/126"], 4);
+    let six = Lease::new("p", "fd00::/126".parse().unwrap(), "n1").asked_by("n2");
+    let four = Lease { granted: true, ..Lease::single("p", ip("10.0.0.1"), "n1", None) };
+    let node = |leases: &[Lease]| {
+        let mut node = Node::new(&[], &[]);
+        node.pools = [("p".to_owned(), both.clone())].into();
+        node.view = leases.iter().cloned().collect();
+        node.book.sync("n1", &[], &node.view, &node.pools, 0);
+        node.short = [("p".to_owned(), 4)].into();
+        node.turns = turns(leases);
+        node
+    };
+    let lent = |node: &Node| node.duties(0).iter().filter(|one| matches!(one, Change::Create(_))).count();
+    assert_eq!(lent(&node(std::slice::from_ref(&six))), 2);
+    // Of four, one is for the pod that has its first, and of the others half are lent.
+    assert_eq!(lent(&node(&[six.clone(), four.clone()])), 2);
+    let mut held = node(&[six, four]);
+    assert!(["fd00::", "fd00::1", "fd00::2"].iter().all(|address| held.book.take(ip(address))));
+    assert_eq!(lent(&held), 0);
 }
 
 #[test]
@@ -157,7 +225,7 @@ fn a_node_that_needs_what_it_has_lent_asks_for_it_in_its_own_lease_until_it_has_
     let held = ["10.0.0.0", "10.0.0.1", "10.0.0.2"];
     let mut node = Node::new(&[short.clone(), loan("10.0.0.3")], &held);
     assert_eq!(node.duties(0), [Change::Replace(block("n1"))]);
-    node.short = ["p".to_owned()].into();
+    node.short = [("p".to_owned(), 1)].into();
     assert_eq!(node.duties(0), []);
     assert_eq!(Node::new(&[short], &held).duties(0), [Change::Replace(block("n1"))]);
 }
@@ -167,27 +235,35 @@ fn a_node_asks_and_keeps_what_it_has_borrowed_while_a_pod_here_is_short_and_no_l
     let (asked, theirs) = (block("n2").asked_by("n1"), block("n2"));
     let borrowed = Lease { granted: true, ..Lease::single("p", ip("10.0.0.1"), "n1", None) };
     let mut node = Node::new(&[asked.asked_by("n3"), borrowed.clone()], &[]);
-    node.short = ["p".to_owned()].into();
+    node.short = [("p".to_owned(), 2)].into();
+    node.turns.clear();
     assert_eq!(node.duties(IDLE), []);
+    // One of two would do for one pod, and nothing more is asked for.
+    node.short = [("p".to_owned(), 1)].into();
+    assert_eq!(node.duties(IDLE), [Change::Replace(theirs.asked_by("n3"))]);
     node.short.clear();
     let released = Change::Replace(Lease { released: true, ..borrowed });
     assert_eq!(node.duties(IDLE), [released, Change::Replace(theirs.asked_by("n3"))]);
 }
 
 #[test]
-fn a_borrowed_address_goes_back_soon_when_a_third_node_asks_its_lender() {
+fn a_borrowed_address_is_passed_on_to_a_third_node_that_asks() {
     let borrowed = Lease { granted: true, ..Lease::single("p", ip("10.0.0.1"), "n1", None) };
-    let released = [Change::Replace(Lease { released: true, ..borrowed.clone() })];
-    let soon = |leases: &[Lease], held: &[&str]| Node::new(leases, held).duties(IDLE_WHILE_WANTED);
-    assert_eq!(soon(&[block("n2"), borrowed.clone()], &[]), []);
+    let changes = |leases: &[Lease], held: &[&str]| Node::new(leases, held).duties(0);
+    assert_eq!(changes(&[block("n2"), borrowed.clone()], &[]), []);
     let asked = block("n2").asked_by("n3");
-    assert_eq!(soon(&[asked.clone(), borrowed.clone()], &[]), released);
-    assert_eq!(soon(&[asked.clone(), borrowed.clone()], &["10.0.0.1"]), []);
+    let passed = Lease { released: true, asks: ["n3".to_owned()].into(), ..borrowed.clone() };
+    assert_eq!(
+        changes(&[asked.clone(), borrowed.clone()], &[]),
+        [Change::Replace(passed.clone()), Change::Replace(block("n2"))]
+    );
+    let handed = Lease { node: Some("n3".into()), ..borrowed.clone() };
+    assert_eq!(changes(&[block("n2"), passed], &[]), [Change::Replace(handed)]);
+    assert_eq!(changes(&[asked.clone(), borrowed.clone()], &["10.0.0.1"]), []);
     // An ask of its own, of which nothing is needed any more, is taken back.
-    assert_eq!(soon(&[block("n2").asked_by("n1"), borrowed.clone()], &[]), [Change::Replace(block("n2"))]);
-    let not_yet = Lease { granted: false, ..borrowed.clone() };
-    assert_eq!(soon(&[asked.clone(), not_yet], &[]), []);
-    assert_eq!(Node::new(&[asked, borrowed], &[]).duties(IDLE_WHILE_WANTED - 1), []);
+    assert_eq!(changes(&[block("n2").asked_by("n1"), borrowed.clone()], &[]), [Change::Replace(block("n2"))]);
+    let not_yet = Lease { granted: false, ..borrowed };
+    assert_eq!(changes(&[asked, not_yet], &[]), []);
 }
 
 #[test]
