@@ -21,6 +21,7 @@ mod tend;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -159,6 +160,16 @@ impl Bed {
     /// Its standard error.
     pub fn apply(&self, yaml: &str) -> Result<String> {
         self.kubectl_with(&["apply", "-f", "-"], Some(yaml))
+    }
+
+    /// kubectl that goes on, such as `get -w`: its standard output is the caller's to read, and its end to bring about.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn kubectl_child(&self, arguments: &[&str]) -> Result<Child> {
+        let mut command = Command::new(hyperkube());
+        command.args(["kubectl", "--kubeconfig"]).arg(self.kubeconfig()).args(arguments);
+        Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?)
     }
 
     fn kubectl_with(&self, arguments: &[&str], stdin: Option<&str>) -> Result<String> {

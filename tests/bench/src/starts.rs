@@ -1,14 +1,18 @@
 //! The plugin's share of pod starts: a thousand pods on ten nodes (fewer where asked for), as many addresses as pods.
 //!
 //! A program in the plugin's place times each of its calls from exec to answer (`bench-timed`), waits for addresses among
-//! them; the pods' own conditions say what their starts took.
+//! them; a watch says what the starts took, from the moment a pod is bound to its node until it is ready.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
 use portolan_bed::{Node, Plan, repository};
 use portolan_suites::Bank;
 use serde_json::{Value, json};
@@ -19,8 +23,6 @@ use crate::{Clock, Size, middle_and_p99, milliseconds};
 /// What this measures.
 pub const FIGURES: [&str; 1] = ["cni-share-of-pod-start"];
 
-/// How many start at once.
-const WAVE: u32 = 50;
 /// For one wave.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -38,11 +40,15 @@ pub fn measure(clock: &Clock, size: Size) -> Result<Vec<Figure>> {
     bank.bed.kubectl(&["apply", "-f", &manifest])?;
     bank.bed.kubectl(&["wait", "--for=condition=Ready", "ippool/starts", "--timeout=60s"])?;
     bank.bed.nodes().iter().try_for_each(install_clock)?;
-    let before = sandboxes(&bank)?;
-    clock.step(&format!("starts: {pods} pods, {WAVE} at a time"));
-    scale(clock, &bank, pods)?;
+    let (before, watch) = (sandboxes(&bank)?, Watch::start(&bank)?);
+    let wave = u32::try_from(thread::available_parallelism()?.get())?;
+    clock.step(&format!("starts: {pods} pods, {wave} at a time"));
+    scale(clock, &bank, pods, wave)?;
     let sandbox = sandboxes(&bank)? - before;
-    let start = starts(&bank)?;
+    let start = bank.bed.wait("the watch shows all pods", PATIENCE, || {
+        let (start, seen) = watch.sum();
+        Ok(if seen == pods as usize { Ok(start) } else { Err(format!("{seen} of {pods}")) })
+    })?;
     let calls: Vec<_> = bank.bed.nodes().iter().map(calls).collect::<Result<Vec<_>>>()?.concat();
     clock.note("a pod's start, mean", &format!("{:.3} s", start / f64::from(pods)));
     clock.note("a pod's sandbox, mean", &format!("{:.3} s", sandbox / f64::from(pods)));
@@ -71,10 +77,10 @@ fn pool(pods: u32) -> Value {
     })
 }
 
-/// Starts the pods, some at a time, and waits until all are ready. All at once would wait for the machine's few processors
-/// and for nothing else, which makes any plugin's share small, and the machine useless to everyone else on it.
-fn scale(clock: &Clock, bank: &Bank, pods: u32) -> Result<()> {
-    for wanted in (1..=pods.div_ceil(WAVE)).map(|wave| pods.min(wave * WAVE)) {
+/// Starts the pods, as many at a time as the machine has processors, and waits until all are ready. Of more at once each would
+/// mostly wait for a processor, which on ten machines it would not, and the share would be one of waiting in line.
+fn scale(clock: &Clock, bank: &Bank, pods: u32, wave: u32) -> Result<()> {
+    for wanted in (1..=pods.div_ceil(wave)).map(|number| pods.min(number * wave)) {
         bank.bed.kubectl(&["-n", "starts", "scale", "deployment/starts", &format!("--replicas={wanted}")])?;
         bank.bed.wait("the pods are ready", PATIENCE, || {
             let ready =
@@ -82,7 +88,9 @@ fn scale(clock: &Clock, bank: &Bank, pods: u32) -> Result<()> {
             let ready: u32 = bank.bed.kubectl(&ready)?.trim().parse().unwrap_or_default();
             Ok(if ready == wanted { Ok(()) } else { Err(format!("{ready} of {wanted} are ready")) })
         })?;
-        clock.step(&format!("  {wanted} of {pods} pods are ready"));
+        if wanted % 100 == 0 || wanted == pods {
+            clock.step(&format!("  {wanted} of {pods} pods are ready"));
+        }
     }
     Ok(())
 }
@@ -118,24 +126,62 @@ fn calls(node: &Node) -> Result<Vec<Call>> {
     text.lines().map(|line| call(line).with_context(|| format!("{}: {line:?}", times.display()))).collect()
 }
 
-/// How long all pods together took to start: from the moment kubelet took a pod up until it was ready. The API server has
-/// whole seconds, whose errors even out over many pods.
-fn starts(bank: &Bank) -> Result<f64> {
-    let list = bank.bed.get(&["pods", "-n", "starts"])?;
-    let pods = list["items"].as_array().context("no list of pods")?;
-    let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
-    let start = |pod: &Value| {
-        let conditions = pod["status"]["conditions"].as_array()?;
-        let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
-        Some(
-            time(&ready["lastTransitionTime"])?
-                .duration_since(time(&pod["status"]["startTime"])?)
-                .as_secs_f64(),
-        )
-    };
-    pods.iter()
-        .map(|pod| start(pod).with_context(|| format!("when did {} start?", pod["metadata"]["name"])))
-        .sum()
+/// Sees each pod bound to its node and ready, and when. (The conditions of pods have whole seconds, which is as long as a start
+/// takes.)
+struct Watch {
+    kubectl: Child,
+    seen: Arc<Mutex<BTreeMap<String, Seen>>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    bound: Option<Instant>,
+    ready: Option<Instant>,
+}
+
+impl Watch {
+    fn start(bank: &Bank) -> Result<Self> {
+        let ready = r#"{.status.conditions[?(@.type=="Ready")].status}"#;
+        let path = format!(r#"jsonpath={{.metadata.name}}{{" "}}{{.spec.nodeName}}{{" "}}{ready}{{"\n"}}"#);
+        let mut kubectl = bank.bed.kubectl_child(&["get", "pods", "-n", "starts", "--watch", "-o", &path])?;
+        let lines = BufReader::new(kubectl.stdout.take().context("kubectl without output")?).lines();
+        let seen: Arc<Mutex<BTreeMap<String, Seen>>> = Arc::default();
+        let ours = Arc::clone(&seen);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let words: Vec<_> = line.split(' ').collect();
+                let (Some(name), Some(node), Some(ready)) = (words.first(), words.get(1), words.get(2))
+                else {
+                    continue;
+                };
+                let mut all = ours.lock().unwrap_or_else(PoisonError::into_inner);
+                let pod = all.entry((*name).to_owned()).or_default();
+                if !node.is_empty() {
+                    pod.bound.get_or_insert_with(Instant::now);
+                }
+                if *ready == "True" {
+                    pod.ready.get_or_insert_with(Instant::now);
+                }
+            }
+        });
+        Ok(Self { kubectl, seen })
+    }
+
+    /// How long all pods together took, in seconds, and how many there were.
+    fn sum(&self) -> (f64, usize) {
+        let all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = |pod: &Seen| Some(pod.ready?.duration_since(pod.bound?).as_secs_f64());
+        let took: Vec<_> = all.values().filter_map(took).collect();
+        (took.iter().sum(), took.len())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
+    }
 }
 
 fn sandboxes(bank: &Bank) -> Result<f64> {
