@@ -26,7 +26,7 @@ use portolan_wire::cni::{Command, Failure, Response, Scope, code};
 /// What the C library starts: the same with `std` and without it.
 #[allow(unsafe_code, reason = "a C library starts a program by this name")]
 #[cfg_attr(not(test), unsafe(no_mangle))]
-#[cfg_attr(test, allow(dead_code))]
+#[cfg_attr(test, allow(dead_code, reason = "the tests have a main of their own"))]
 extern "C" fn main(_: c_int, _: *const *const c_char) -> c_int {
     let input = Input::of_this_process();
     let (text, exit) = match run(&input) {

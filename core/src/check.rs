@@ -124,4 +124,4 @@ fn authority(view: &View, held: &Held) -> Option<Violation> {
 }
 
 #[cfg(test)]
-mod tests;
+mod model;

@@ -211,7 +211,7 @@ impl Book {
         names.filter_map(|name| self.shelves.get(name)).filter(move |shelf| shelf.is_ipv4() == ipv4)
     }
 
-    /// How many of these have not rested long enough yet.
+    /// How many addresses of a pool have not rested long enough yet.
     pub fn resting(&self, pool: &str, now: Millis) -> u64 {
         let names = self.general.get(pool).into_iter().flatten();
         let shelves = names.filter_map(|name| self.shelves.get(name));

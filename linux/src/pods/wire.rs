@@ -198,3 +198,32 @@ fn route(route: &Route, index: u32) -> Request {
         message: RouteNetlinkMessage::NewRoute(new_route(route, Some(index))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kernels before 6.2 do not say with a new link what its numbers are. Needs root.
+    #[test]
+    fn a_pod_is_wired_too_where_the_kernel_does_not_tell_the_numbers() {
+        let (node, pod) = (netns::anonymous().unwrap(), netns::anonymous().unwrap());
+        let mut kernel = netns::within(node.as_fd(), Kernel::open).unwrap().unwrap();
+        let mut inside = netns::within(pod.as_fd(), || Connection::brief(NETLINK_ROUTE)).unwrap().unwrap();
+        let link = PodLink {
+            host_name: "ptl00000000001".into(),
+            container_name: "eth0".into(),
+            netns: pod.as_fd(),
+            addresses: vec!["10.244.0.5".parse().unwrap()],
+            gateways: vec!["169.254.1.1".parse().unwrap()],
+            mtu: 1450,
+            host_mac: crate::Mac([0xee; 6]),
+            container_mac: crate::Mac([2, 0, 0, 0, 0, 5]),
+            routed: true,
+        };
+        let told = kernel.route.create(pair(&link)).unwrap().and_then(numbers);
+        let asked = (kernel.host_end(&link).unwrap(), container_end(&link, &mut inside).unwrap());
+        assert!(told.is_none_or(|told| told == asked), "{told:?} is not {asked:?}");
+        kernel.connect(&link, &mut inside, None).unwrap();
+        assert_eq!(kernel.check_pod(&link).unwrap(), Vec::<String>::new());
+    }
+}

@@ -43,7 +43,7 @@ pub fn trials() -> Vec<Trial> {
             let (agent, plugin) = (rig.kill_agent(verb, &neighbour), rig.kill_plugin(verb, &neighbour));
             println!("{verb}: killed at {agent} steps of the agent and {plugin} of the plugin");
             // A test that kills nobody would prove nothing.
-            assert!(agent >= 4 && plugin >= 12, "{verb}: {agent} and {plugin} steps");
+            assert!(agent >= 4 && plugin > 20, "{verb}: {agent} and {plugin} steps");
         }
         Ok(())
     })]
